@@ -27,6 +27,7 @@ from gpt1.errors import UserError
 from gpt1.files.foreign import DAMAGED, Fields, check_name
 from gpt1.files.manifest import content_sha256, file_entry
 from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
+from gpt1.formatting import printable_line
 from gpt1.tokenization.tokenizer import Tokenizer
 
 CORPUS_FORMAT = 1
@@ -120,7 +121,7 @@ class ShardWriter:
             "tokenizer": self.tokenizer.fingerprint,
             "shard_tokens": len(self.shard),
             "files": self.files,
-            "sources": [{"name": source.name, "size": source.size} for source in sources],
+            "sources": [{"name": printable_line(source.name), "size": source.size} for source in sources],
         }
         text = json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}, indent=1, ensure_ascii=False)
         (self.folder / MANIFEST).write_bytes(text.encode("utf-8"))

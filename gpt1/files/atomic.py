@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt1.errors import DISK_FULL, FREE_SPACE, PATH_FIXES, ResourceError, UserError, os_error_reason
+from gpt1.formatting import printable_json
 
 STALE_SECONDS = 86_400
 """Age at which temporary files without a lock belong to a process that was killed."""
@@ -67,8 +68,8 @@ def atomic_write_text(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def atomic_write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically, in UTF-8."""
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    r"""Write a JSON file atomically, in UTF-8; what has no UTF-8 form, as bytes of a file name may, as \uXXXX."""
+    atomic_write_text(path, printable_json(json.dumps(content, indent=2, ensure_ascii=False)) + "\n")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,15 @@ def test_the_out_of_memory_error_suggests_fewer_workers(
     with pytest.raises(ResourceError, match="out of memory") as error:
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=60, workers=workers)
     assert advice in error.value.fix
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_a_file_name_that_is_not_utf_8_is_escaped_in_the_manifest(tmp_path: Path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "texts") + b"/caf\xe9.txt"))
+    path.parent.mkdir()
+    path.write_text("some words, and some words more\n" * 20)
+    corpus = tokenize([str(path.parent)], out=tmp_path / "corpus", vocab_size=60, workers=1)
+    assert [source["name"] for source in corpus.manifest["sources"]] == [r"texts/caf\udce9.txt"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from unprivileged import as_a_user
 
 from gpt1.cli.exit import translate_oserror
 from gpt1.errors import UserError
-from gpt1.files.atomic import atomic_dir, atomic_file, atomic_path
+from gpt1.files.atomic import atomic_dir, atomic_file, atomic_path, atomic_write_json
 from gpt1.files.foreign import read_json_object
 from gpt1.files.manifest import file_entry, verify_file, write_manifest
 from gpt1.tables.table import read_table
@@ -36,6 +36,13 @@ def test_after_an_error_a_file_is_unchanged(tmp_path: Path):
         file.writelines([b"after", "no bytes"])
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "before"
+
+
+def test_json_keeps_texts_that_have_no_utf_8_form(tmp_path: Path):
+    content = {"caf\udce9.csv": "\x9b é 한 \u202e", "rows": 3}
+    atomic_write_json(tmp_path / "a.json", content)
+    assert read_json_object(tmp_path / "a.json") == content
+    assert "é 한" in (tmp_path / "a.json").read_text("utf-8")
 
 
 def test_a_file_that_a_library_writes_appears_complete_or_not_at_all(tmp_path: Path):
