@@ -34,9 +34,7 @@ from gpt1.tasks.examples import (
     with_labels_as_in_training,
 )
 from gpt1.tasks.kinds import KINDS, Example, Kind
-from gpt1.tasks.labels import format_labels
-from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, Target, target_to_json
+from gpt1.tasks.targets import Classes, Numbering, Target, check_earlier_target, label_decimal, target_to_json
 from gpt1.tasks.weights import add_row_weights, example_weights
 
 
@@ -72,14 +70,16 @@ class LabeledTable:
     def columns(self) -> dict[str, str] | None:
         return dict(self.data_set.columns) if self.data_set else None
 
-    def with_labels(self, kind: Kind, label: str, unlabeled: str | None, numbers: bool) -> LabeledTable:
+    def with_labels(
+        self, kind: Kind, label: str, unlabeled: str | None, numbers: bool, decimal: str = ""
+    ) -> LabeledTable:
         """These rows without those that have no label, if `unlabeled` is `drop`; otherwise a UserError for them.
 
         For several labels per text no label is a valid answer. With `numbers`, labels that could be two numbers become
-        the one that the column implies.
+        the one that the column implies, or else `decimal`, the decimal separator of the training labels.
         """
         if numbers:
-            table = resolve_number_labels(self.table, label)
+            table = resolve_number_labels(self.table, label, decimal)
             return replace(self, table=table).with_labels(kind, label, unlabeled, False)
         if unlabeled not in (None, "refuse", "drop"):
             raise UserError(f"--unlabeled {unlabeled} is not a valid choice.", "Choices: refuse, drop.")
@@ -122,7 +122,8 @@ class TrainingRows:
     ) -> tuple[LabeledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
         rows = load_labeled_table(source, "evaluation", data_dir)
-        rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled, self.kind.predicts_number(self.score))
+        numbers, decimal = self.kind.predicts_number(self.score), label_decimal(self.target)
+        rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled, numbers, decimal)
         examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
         examples = with_labels_as_in_training(self.target, examples)
         encode_labels(self.target, examples, rows.table.locate_row)
@@ -140,18 +141,19 @@ class TrainingRows:
         return first if first in target.metrics else target.primary_metric
 
 
-def training_rows(request: TaskRequest, keep_duplicates: bool = False) -> TrainingRows:
+def training_rows(request: TaskRequest, keep_duplicates: bool = False, earlier: Target | None = None) -> TrainingRows:
     """Read and check all training rows. A known data set defines defaults for the kind and columns."""
     source = load_labeled_table(request.train, "train", request.data_dir, keep_duplicates)
     kind, columns = source.kind_and_columns(request.kind, request.columns)
     score = request.score or bool(source.data_set and source.data_set.score)
-    source = source.with_labels(kind, columns["label"], request.unlabeled, kind.predicts_number(score))
+    numbers, decimal = kind.predicts_number(score), label_decimal(earlier)
+    source = source.with_labels(kind, columns["label"], request.unlabeled, numbers, decimal)
     numbering = find_numbering(source.table.rows, kind, columns) if "choices" in columns else "0"
     examples = examples_from_table(source, kind, columns, numbering)
     examples = add_row_weights(examples, source.table, request.weight)
     if kind.multiple_choice:
         source.notes.extend(numbering_notes(numbering, examples))
-    if kind.predicts_number(score):
+    if numbers:
         check_label_numbers(source.table, columns["label"], kind)
     target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
     return TrainingRows(source, kind, columns, score, examples, target, numbering, request.unlabeled)
@@ -219,7 +221,8 @@ class TaskData:
         """SHA-256 over the rows and their labels, in order."""
         examples = [*self.training, *self.validation]
         rows = [[*e.fields, *e.answers, str(e.label), *[e.weight] * (e.weight != 1)] for e in examples]
-        return hashlib.sha256(json.dumps([rows, target_to_json(self.target)]).encode()).hexdigest()
+        target = {name: value for name, value in target_to_json(self.target).items() if name != "decimal"}
+        return hashlib.sha256(json.dumps([rows, target]).encode()).hexdigest()  # labels are numbers by their decimal
 
 
 def load_task_data(
@@ -229,7 +232,7 @@ def load_task_data(
 
     `earlier` is the target of the model, if its output layer is kept.
     """
-    source = training_rows(request, keep_duplicates=not cfg.deduplicate)
+    source = training_rows(request, not cfg.deduplicate, earlier)
     valid, validation = read_validation_rows(source, request)
     clean = clean_rows(source, valid, validation, cfg)
     training, target = clean.examples, clean.target
@@ -301,7 +304,8 @@ def target_from_remaining(source: TrainingRows, examples: Sequence[Example], rep
     removed = [count_noun(repeated, "repeated row")] * bool(repeated)
     removed += [count_noun(empty, "row") + " without text"] * bool(empty)
     remaining = f"{source.rows.table.name}, without {' and '.join(removed)}"
-    return target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining, source.numbering)
+    how = source.numbering, label_decimal(source.target)
+    return target_from_examples(source.kind, source.score, examples, lambda i: remaining, remaining, *how)
 
 
 def log_training_rows(source: TrainingRows, clean: CleanRows, valid: Table | None, progress: Progress) -> None:
@@ -344,36 +348,6 @@ def check_labels_remain(target: Target, validation: Sequence[Example], valid: Ta
             "training.",
             f"Remove them from {valid.name}, omit --valid, or keep duplicates in training with --no-deduplicate.",
         ) from None
-
-
-def check_earlier_target(earlier: Target, target: Target) -> Target:
-    """`earlier`, the target of a model whose output layer is kept; UserError if the rows do not fit it.
-
-    The new rows decide what is not in the output layer: the numbering of answers, and the separator and the thresholds
-    of several labels.
-    """
-    fits = type(earlier) is type(target)
-    if isinstance(earlier, Classes | MultiLabel) and isinstance(target, Classes | MultiLabel) and fits:
-        fits = set(target.labels) <= set(earlier.labels)
-    if isinstance(earlier, OrdinalBins) and isinstance(target, OrdinalBins):
-        fits = earlier.covers(target)
-    if not fits:
-        ours, theirs = describe_target(target), describe_target(earlier)
-        raise UserError(
-            f"--keep-head: the rows have {ours}, the model was fine-tuned for {theirs}.",
-            "Omit --keep-head to train a new output layer.",
-        )
-    if isinstance(earlier, Answers) and isinstance(target, Answers):
-        return replace(earlier, numbering=target.numbering)
-    if isinstance(earlier, MultiLabel) and isinstance(target, MultiLabel):
-        return replace(earlier, thresholds=(), separator=target.separator or earlier.separator)
-    return earlier
-
-
-def describe_target(target: Target) -> str:
-    if isinstance(target, Classes | MultiLabel):
-        return f"the labels {format_labels(target.labels)}"
-    return target.summary([])
 
 
 def resolve_kind(name: str | None) -> Kind:

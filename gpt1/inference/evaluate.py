@@ -43,7 +43,7 @@ from gpt1.tasks.baselines import quality_warning
 from gpt1.tasks.examples import input_columns
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Target, calibration_rows, predicted_answers, withhold_predictions
+from gpt1.tasks.targets import Target, calibration_rows, label_decimal, predicted_answers, withhold_predictions
 
 
 def evaluate(
@@ -302,7 +302,8 @@ def load_labeled_rows(
     found = load_labeled_table(source, "evaluation", data_dir)
     chosen = {"label": "label", **(found.columns or model.task["columns"]), **columns}
     if unlabeled:
-        found = found.with_labels(model.kind, chosen["label"], unlabeled, model.target.activated_name == "score")
+        numbers, decimal = model.target.activated_name == "score", label_decimal(model.target)
+        found = found.with_labels(model.kind, chosen["label"], unlabeled, numbers, decimal)
     for note in found.notes:
         progress.log(note)
     if found.data_set and found.data_set.kind_name != model.kind.name:

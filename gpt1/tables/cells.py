@@ -151,13 +151,22 @@ def decimal_separators(cells: Sequence[Any]) -> set[str]:
     return found
 
 
-def resolve_thousands(cells: Sequence[Any]) -> list[Any]:
+def decimal_separator(cells: Sequence[Any]) -> str:
+    """The decimal separator of a column, `,` or `.`; empty if its texts do not show which, or show both."""
+    found = decimal_separators(cells)
+    return found.pop() if len(found) == 1 else ""
+
+
+def resolve_thousands(cells: Sequence[Any], decimal: str = "") -> list[Any]:
     """The cells of a column; those that could be two numbers become the one that the other cells imply.
 
     In a column with 3,5 or 1.234,5, 1.234 is 1234 and 1,234 is 1.234; in one with 3.5, 1,234 is 1234.
+
+    Args:
+        decimal: Decimal separator of other rows of the column, which counts if these do not show theirs.
     """
-    separators = decimal_separators(cells)
-    if len(separators) != 1:
+    separators = decimal_separators(cells) or {decimal}
+    if separators not in ({","}, {"."}):
         return list(cells)
     (decimal,) = separators
     thousands = {",": ".", ".": ","}[decimal]

@@ -13,12 +13,12 @@ from torch import Tensor
 from gpt1.config import flag_name
 from gpt1.corpus.order import derive_seed
 from gpt1.errors import UserError
-from gpt1.tables.cells import cell_list, cell_number, cell_text, resolve_thousands
+from gpt1.tables.cells import cell_list, cell_number, cell_text, decimal_separator, resolve_thousands
 from gpt1.tables.table import Table, missing_column_error
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_label
 from gpt1.tasks.multilabel import MultiLabel
-from gpt1.tasks.targets import Answers, Classes, Numbering, Target
+from gpt1.tasks.targets import Answers, Classes, Numbering, OrdinalBins, StandardizedNumber, Target
 
 TableRow = Mapping[str, Any]
 RowLocator = Callable[[int], str]
@@ -152,11 +152,11 @@ def read_examples(
     return [read_example(row, kind, columns, where(i), labeled, numbering) for i, row in enumerate(rows)]
 
 
-def resolve_number_labels(table: Table, label: str) -> Table:
+def resolve_number_labels(table: Table, label: str, decimal: str) -> Table:
     """The table with the labels that could be two numbers as those that the column implies; see `resolve_thousands`."""
     if label not in table.columns:
         return table
-    labels = resolve_thousands([row.get(label) for row in table.rows])
+    labels = resolve_thousands([row.get(label) for row in table.rows], decimal)
     return replace(table, rows=[{**row, label: value} for row, value in zip(table.rows, labels, strict=True)])
 
 
@@ -292,7 +292,13 @@ def parse_integer(text: str) -> int | None:
 
 
 def target_from_examples(
-    kind: Kind, score: bool, examples: Sequence[Example], where: RowLocator, name: str, numbering: Numbering = "0"
+    kind: Kind,
+    score: bool,
+    examples: Sequence[Example],
+    where: RowLocator,
+    name: str,
+    numbering: Numbering = "0",
+    decimal: str = "",
 ) -> Target:
     """Build the target (set of labels, range of scores, ...) from the labels of the training rows.
 
@@ -303,6 +309,7 @@ def target_from_examples(
         where: Row number (from 0) -> its place in the file, for errors.
         name: Name of the table, for errors.
         numbering: As for `read_examples`.
+        decimal: Decimal separator of the label column, if these examples are only some of its rows.
 
     Raises:
         UserError: For an invalid label, naming the row; for labels that cannot be learned, e.g. all the same.
@@ -318,6 +325,8 @@ def target_from_examples(
     labels = [len(example.answers) - 1 if kind.multiple_choice else example.label for example in examples]
     from_labels: Callable[[Any], Target] = target.from_labels
     found = parse_at(name, from_labels, labels)
+    if isinstance(found, OrdinalBins | StandardizedNumber):
+        return replace(found, decimal=decimal or decimal_separator(labels))
     return replace(found, numbering=numbering) if isinstance(found, Answers) else found
 
 

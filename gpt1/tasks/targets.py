@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
@@ -162,6 +162,8 @@ class OrdinalBins:
     """The user's number that score 0 stands for; 0 unless the numbers were rescaled to scores."""
     step: float = 1.0
     """The difference between two scores in the user's unit."""
+    decimal: str = ""
+    """Decimal separator of the training labels, `,` or `.`; empty if they do not show it."""
     metrics: ClassVar[tuple[str, ...]] = NUMBER_METRICS
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
@@ -221,6 +223,8 @@ class StandardizedNumber:
 
     mean: float
     deviation: float
+    decimal: str = ""
+    """Decimal separator of the training labels, `,` or `.`; empty if they do not show it."""
     metrics: ClassVar[tuple[str, ...]] = NUMBER_METRICS
     primary_metric: ClassVar[str] = "pearson"
     activated_name: ClassVar[str] = "score"
@@ -303,6 +307,43 @@ def decode_predictions(target: Target, logits: Tensor) -> list[dict[str, Any]]:
     return target.decode(logits, target.values) if isinstance(target, Classes) else target.decode(logits)
 
 
+def label_decimal(target: Target | None) -> str:
+    """The decimal separator of numbers in the training labels; empty if it is not known."""
+    return target.decimal if isinstance(target, OrdinalBins | StandardizedNumber) else ""
+
+
+def check_earlier_target(earlier: Target, target: Target) -> Target:
+    """`earlier`, the target of a model whose output layer is kept; UserError if the rows do not fit it.
+
+    The new rows decide what is not in the output layer: the numbering of answers, the separator and the thresholds of
+    several labels, and the decimal separator of numbers.
+    """
+    fits = type(earlier) is type(target)
+    if isinstance(earlier, Classes | MultiLabel) and isinstance(target, Classes | MultiLabel) and fits:
+        fits = set(target.labels) <= set(earlier.labels)
+    if isinstance(earlier, OrdinalBins) and isinstance(target, OrdinalBins):
+        fits = earlier.covers(target)
+    if not fits:
+        ours, theirs = describe_target(target), describe_target(earlier)
+        raise UserError(
+            f"--keep-head: the rows have {ours}, the model was fine-tuned for {theirs}.",
+            "Omit --keep-head to train a new output layer.",
+        )
+    if isinstance(earlier, Answers) and isinstance(target, Answers):
+        return replace(earlier, numbering=target.numbering)
+    if isinstance(earlier, MultiLabel) and isinstance(target, MultiLabel):
+        return replace(earlier, thresholds=(), separator=target.separator or earlier.separator)
+    if isinstance(earlier, OrdinalBins | StandardizedNumber):
+        return replace(earlier, decimal=label_decimal(target) or earlier.decimal)
+    return earlier
+
+
+def describe_target(target: Target) -> str:
+    if isinstance(target, Classes | MultiLabel):
+        return f"the labels {format_labels(target.labels)}"
+    return target.summary([])
+
+
 def target_to_json(target: Target) -> dict[str, Any]:
     name = next(name for name, kind in TARGET_TYPES.items() if isinstance(target, kind))
     optional = {field.name: field.default for field in fields(target)}
@@ -331,12 +372,13 @@ def target_from_json(stored: Fields) -> Target:
     if name == "answers":
         numbering = stored.choice("numbering", get_args(Numbering), "0")
         return Answers(stored.integer("most", 1, 10_000), cast(Numbering, numbering))
+    decimal = stored.choice("decimal", ("", ",", "."), "")
     if name == "bins":
         low = stored.integer("low", -(2**53), 2**53)
         high, origin = stored.integer("high", low + 1, low + MAX_SCORE_RANGE), stored.number("origin", default=0.0)
-        return OrdinalBins(low, high, origin, read_positive(stored, "step", 1.0))
+        return OrdinalBins(low, high, origin, read_positive(stored, "step", 1.0), decimal)
     deviation = read_positive(stored, "deviation")
-    return StandardizedNumber(stored.number("mean"), deviation)
+    return StandardizedNumber(stored.number("mean"), deviation, decimal)
 
 
 def read_positive(stored: Fields, name: str, *default: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -13,6 +14,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.datasets.labeled import TaskRequest, load_task_data, training_rows
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
+from gpt1.tasks.targets import StandardizedNumber
 
 labeled_rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["yes", "no "])), min_size=2, max_size=30)
 
@@ -89,3 +91,26 @@ def test_numbers_with_decimal_commas_are_read_alike_in_all_rows() -> None:
     ambiguous = Table("t.csv", columns, [{"text": f"t{i}", "label": f"1,23{i}"} for i in range(9)])
     with pytest.raises(UserError, match=r"row 1: '1,230' can be 1.230 or 1230"):
         load(ambiguous, "regression")
+
+
+PRICES = Table("t.csv", ["text", "label"], [{"text": f"t{i}", "label": f"1.0{i}0"} for i in range(4)])
+WITH_COMMA = replace(PRICES, rows=[*PRICES.rows, {"text": "", "label": "2.070,5"}])
+
+
+def test_numbers_of_other_rows_are_read_as_those_of_training() -> None:
+    request = TaskRequest(WITH_COMMA, PRICES, "regression", {"text": "text", "label": "label"})
+    rows = training_rows(request)
+    _, examples = rows.evaluation_rows(PRICES)
+    assert [rows.target.parse(example.label) for example in examples] == [1000, 1010, 1020, 1030]
+    task = load_task_data(request, FinetuneConfig(deduplicate=False), LoggedLines())
+    assert [example.label for example in task.validation] == [1000, 1010, 1020, 1030]
+    assert task.target.decimal == ","  # although the row that shows it has no text
+    assert replace(task, target=replace(task.target, decimal="")).fingerprint() == task.fingerprint()
+
+
+def test_a_kept_output_layer_keeps_the_notation_of_its_numbers() -> None:
+    request = TaskRequest(PRICES, None, "regression", {"text": "text", "label": "label"})
+    assert training_rows(request).examples[1].label == "1.010"
+    kept = load_task_data(request, FinetuneConfig(), LoggedLines(), StandardizedNumber(1000, 10, ","))
+    assert {example.label for example in kept.training} <= {1000, 1010, 1020, 1030}
+    assert kept.target == StandardizedNumber(1000, 10, ",")

@@ -55,6 +55,14 @@ def test_correlations_match_the_predicted_scores(name: str, write_model: Any, ta
     assert found["spread"] == pytest.approx(np.std(scores) / np.std(stars), abs=1e-4)
 
 
+def test_numbers_are_read_as_in_the_training_rows(write_model: Any, table: Table, tmp_path: Path):
+    model = load_task_predictor(write_model("regression"))
+    save_task(tmp_path, model.task_model, model.tokenizer, model.task, replace(model.target, decimal=","))
+    thousands = replace(table, rows=[{**row, "stars": 1000 + round(row["stars"])} for row in table.rows])
+    written = replace(table, rows=[{**row, "stars": f"1.00{round(row['stars'])}"} for row in table.rows])
+    assert evaluate(tmp_path, written)["metrics"] == evaluate(tmp_path, thousands)["metrics"]
+
+
 def test_a_file_and_its_table_have_the_same_metrics(write_model: Any, table: Table, tmp_path: Path):
     rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
     write_table(tmp_path / "rows.csv", rows)

@@ -116,6 +116,20 @@ def test_the_other_numbers_of_a_column_decide_what_could_be_two(cells: list[Any]
     assert list(map(cell_number, resolve_thousands(cells))) == numbers
 
 
+@pytest.mark.parametrize(
+    ("cells", "decimal", "numbers"),
+    [
+        (["1.234", "1.500"], ",", [1234, 1500]),
+        (["1,234", "1,500"], ",", [1.234, 1.5]),
+        (["1,234", "1,500"], ".", [1234, 1500]),
+        (["1.234", "3.5"], ",", [1.234, 3.5]),  # these cells show it themselves
+        (["1,234", "3.5", "3,5"], ",", [None, 3.5, 3.5]),
+    ],
+)
+def test_other_rows_of_the_column_decide_if_these_do_not(cells: list[Any], decimal: str, numbers: list[float | None]):
+    assert list(map(cell_number, resolve_thousands(cells, decimal))) == numbers
+
+
 def test_binary_and_text_columns_of_parquet_are_read_alike(tmp_path: Path):
     texts = ["좋다", "b", "", None]
     for name, kind in {"string": pyarrow.string(), "binary": pyarrow.binary(), "large": pyarrow.large_binary()}.items():

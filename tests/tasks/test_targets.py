@@ -203,7 +203,17 @@ def test_a_score_must_be_a_finite_number(target: type[StandardizedNumber | Ordin
         target.from_labels([1, 2, value])
 
 
-@pytest.mark.parametrize("target", [Classes(("a", "ü")), Answers(4), OrdinalBins(-1, 5), StandardizedNumber(1.5, 0.1)])
+STORED_TARGETS = [
+    Classes(("a", "ü")),
+    Answers(4),
+    OrdinalBins(-1, 5),
+    OrdinalBins(-1, 5, decimal="."),
+    StandardizedNumber(1.5, 0.1),
+    StandardizedNumber(1.5, 0.1, ","),
+]
+
+
+@pytest.mark.parametrize("target", STORED_TARGETS)
 def test_a_target_is_restored_from_json(target):
     assert target_from_json(Fields(json.loads(json.dumps(target_to_json(target))), "task.json")) == target
 
@@ -226,6 +236,7 @@ def test_a_target_is_restored_from_json(target):
         ({"name": "number", "mean": math.nan, "deviation": 1}, "'mean' must be a number"),
         ({"name": "number", "mean": 0, "deviation": 0}, "'deviation' must be more than 0"),
         ({"name": "number", "mean": 0, "deviation": -1}, "'deviation' must be a number from 0"),
+        ({"name": "number", "mean": 0, "deviation": 1, "decimal": ";"}, "'decimal' must be one of"),
     ],
 )
 def test_an_invalid_stored_target_is_an_error_that_names_the_file(stored, problem: str):
