@@ -33,6 +33,9 @@ MAX_RATIO = 200
 """Large compressed files may decompress to this many times their size. Text is rarely above 20."""
 XZ_MEMORY = 2**28
 """Maximum memory of the .xz decompressor, in bytes; `xz -9` needs 65 MB."""
+ZSTD_MEMORY = 2**27, 2**31
+"""Maximum memory of the .zst decompressor, in bytes: GPT1_MAX_BYTES within these bounds. `zstd --long=31` (Reddit's
+dumps) needs the second; a header that asks for it in a small file takes addresses, but no memory."""
 ZSTD_INPUT = 1024
 """Bytes decompressed at a time: four bytes of zstd can decode to 128 KB."""
 # First bytes of a file → (its format, its extension).
@@ -234,10 +237,17 @@ def open_input(path: str | Path, format: str | None = None, name: str | None = N
         try:
             yield InputFile(name, format or extension, raw, stream, size, bool(compression))
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-            raise UserError(
-                f"{name} is damaged or truncated: its {compression} data cannot be decompressed ({error}).",
-                "Copy or download it again.",
-            ) from None
+            raise decompression_error(name, compression, error) from None
+
+
+def decompression_error(name: str, compression: str, error: Exception) -> UserError:
+    """The error for compressed data that its library refuses: they are damaged, or need too much memory."""
+    if "memory" in str(error).lower():
+        tool, options = ("zstd", " -M2048MB") if compression == "zst" else ("xz", "")
+        problem = f"{name} needs too much memory to be decompressed ({error})."
+        return UserError(problem, f"Compress it with a smaller window: {tool} -dc{options} OLD | {tool} > NEW")
+    problem = f"{name} is damaged or truncated: its {compression} data cannot be decompressed ({error})."
+    return UserError(problem, "Copy or download it again.")
 
 
 @contextmanager
@@ -345,7 +355,8 @@ class ZstdReader(io.RawIOBase):
         import zstandard
 
         self.raw = raw
-        self.start = zstandard.ZstdDecompressor().decompressobj
+        window = max(ZSTD_MEMORY[0], min(max_bytes(), ZSTD_MEMORY[1]))
+        self.start = zstandard.ZstdDecompressor(max_window_size=window).decompressobj
         self.error = zstandard.ZstdError
         self.frame = self.start()
         self.inside = False  # of a frame
