@@ -9,10 +9,12 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular
@@ -78,24 +80,14 @@ def list_sources(corpora: Sequence[str], text_field: str = "text") -> list[Sourc
 
 def local_sources(corpus: str) -> list[Source]:
     path = Path(corpus)
-    if path.is_dir():
-        try:
-            return folder_sources(path)
-        except OSError as error:
-            raise UserError(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from None
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return [file_source(path)]
-    if not glob.has_magic(corpus):
+    if not path.exists() and not glob.has_magic(corpus):
         raise not_found_error(corpus)
-    matches = [Path(match) for match in sorted(glob.glob(corpus, recursive=True))]
-    if not matches:
-        raise UserError(f"no file matches {corpus}.", "Check the pattern.")
-    sources = [
-        Source(str(m), m.stat().st_size, kind, m.name, False) for m in matches if (kind := document_format(m.name))
-    ]
-    if not sources:
-        raise no_documents_error(corpus, [match.name for match in matches])
-    return sources
+    try:
+        return folder_sources(path) if path.exists() else pattern_sources(corpus)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from None
 
 
 def file_source(path: Path) -> Source:
@@ -114,35 +106,56 @@ def file_source(path: Path) -> Source:
 def folder_sources(folder: Path) -> list[Source]:
     """The files below `folder` with a supported extension, sorted by path; hidden files are skipped."""
     if is_corpus(folder):
-        raise UserError(f"{folder} is a corpus folder: it is already tokenized.", "Use the texts it was made from.")
-    sources = []
-    others = []
-    for path in sorted(walk(folder, set()), key=lambda path: path.relative_to(folder).parts):
-        if kind := document_format(path.name):
-            name = "/".join((folder.resolve().name, *path.relative_to(folder).parts))
-            sources.append(Source(str(path), path.stat().st_size, kind, name, False))
-        else:
-            others.append(path.name)
-    if not sources:
-        raise no_documents_error(folder, others)
+        raise corpus_folder_error(folder)
+    parent = folder.resolve().name
+    sources = supported_sources(folder, {path: (parent, *path.relative_to(folder).parts) for path in walk(folder)})
     if not any(source.size for source in sources):
         raise UserError(f"{folder}: all text files are empty ({len(sources):,}).", "Use files that contain text.")
     return sources
 
 
-def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Every file below `folder`. Links are followed; each folder is visited once."""
-    if (real := os.path.realpath(folder)) in seen:
+def pattern_sources(pattern: str) -> list[Source]:
+    """The files that a glob pattern matches, and those below the folders that it matches."""
+    fixed = len(fixed_parts(Path(pattern).parts))
+    is_known_corpus = cache(is_corpus)
+    files = {}
+    for match in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        if not any(map(is_known_corpus, match.parents[: len(match.parts) - fixed])):
+            files.update({path: path.parts[fixed:] for path in walk(match)})
+    if not files:
+        raise UserError(f"no file matches {pattern}.", "Check the pattern.")
+    return supported_sources(pattern, files)
+
+
+def fixed_parts(parts: Sequence[str]) -> list[str]:
+    """The parts of a glob pattern before the first with a wildcard."""
+    return list(takewhile(lambda part: not glob.has_magic(part), parts))
+
+
+def supported_sources(place: str | Path, files: Mapping[Path, Sequence[str]]) -> list[Source]:
+    """Those of `files` (path: parts of its name) with a supported extension; UserError naming `place` without any."""
+    sources = [
+        Source(str(path), path.stat().st_size, kind, "/".join(parts), False)
+        for path, parts in files.items()
+        if (kind := document_format(path.name))
+    ]
+    if not sources:
+        raise no_documents_error(place, [path.name for path in files])
+    return sources
+
+
+def walk(path: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """`path` if it is a file, else every file below it, sorted. Links are followed; each folder is visited once."""
+    if not path.is_dir():
+        yield from [path] * path.exists()  # a link may lead nowhere
+        return
+    seen = set() if seen is None else seen
+    if (real := os.path.realpath(path)) in seen or is_corpus(path):
         return
     seen.add(real)
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if not is_corpus(entry):
-                yield from walk(entry, seen)
-        elif entry.exists():
-            yield entry
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name):
+        if not entry.name.startswith("."):
+            yield from walk(entry, seen)
 
 
 def is_corpus(folder: Path) -> bool:
@@ -150,28 +163,58 @@ def is_corpus(folder: Path) -> bool:
     return (folder / MANIFEST).exists() and (folder / DOCUMENTS_FILE).exists()
 
 
+def corpus_folder_error(folder: str | Path) -> UserError:
+    return UserError(f"{folder} is a corpus folder: it is already tokenized.", "Use the texts it was made from.")
+
+
 def remote_sources(url: str) -> list[Source]:
-    """The files of an fsspec URL of a file, a folder or a glob pattern."""
+    """The files of an fsspec URL of a file, a folder or a glob pattern, as those of a local one."""
     try:
         system, path = filesystem(url)
+        names, parent = [path], path.rstrip("/").rpartition("/")[0]
         if system.isdir(path):
-            paths = sorted(system.find(path))
-        else:
-            paths = sorted(system.glob(path)) if glob.has_magic(path) else [path]
-        infos = [system.info(path) for path in paths]
+            names = visible_files(system.find(path), path)
+            if not names and system.exists(f"{path}/{MANIFEST}") and system.exists(f"{path}/{DOCUMENTS_FILE}"):
+                raise corpus_folder_error(url)
+        elif glob.has_magic(path):
+            parent = "/".join(fixed_parts(path.split("/")))
+            names = visible_files(remote_matches(system, path), parent)
+            if not names:
+                raise UserError(f"no file matches {url}.", "Check the pattern.")
+        infos = [system.info(name) for name in names]
     except FileNotFoundError:
         raise not_found_error(url) from None
     except (ImportError, ValueError, OSError) as error:
         raise UserError(f"{url} cannot be read: {error}.", "Check the URL and its permissions.") from None
     files = [(str(info["name"]), int(info.get("size") or 0)) for info in infos if info["type"] == "file"]
     sources = [
-        Source(system.unstrip_protocol(name), size, kind, name.rpartition("/")[2], len(files) == 1)
+        Source(system.unstrip_protocol(name), size, kind, name.removeprefix(parent).strip("/"), len(files) == 1)
         for name, size in files
         if (kind := document_format(name))
     ]
     if not sources:
         raise no_documents_error(url, [name.rpartition("/")[2] for name, _ in files])
     return sources
+
+
+def remote_matches(system: Any, pattern: str) -> list[str]:
+    """The files that a glob pattern matches, and those below the folders that it matches."""
+    found = system.glob(pattern, detail=True)
+    folders = [name for name, info in found.items() if info["type"] == "directory"]
+    return list({*found, *(name for folder in folders for name in system.find(folder))} - {*folders})
+
+
+def visible_files(names: Sequence[str], root: str) -> list[str]:
+    """The files below `root`, sorted by path, without hidden ones and those of corpus folders (see `walk`)."""
+    parts = {name: tuple(name.removeprefix(root).strip("/").split("/")) for name in names}
+    known = {*parts.values()}
+    corpora = {path[:-1] for path in known if path[-1] == MANIFEST and (*path[:-1], DOCUMENTS_FILE) in known}
+
+    def is_visible(name: str) -> bool:
+        path = parts[name]
+        return not any(part.startswith(".") or path[:i] in corpora for i, part in enumerate(path))
+
+    return sorted(filter(is_visible, names), key=parts.__getitem__)
 
 
 def document_format(name: str) -> str | None:

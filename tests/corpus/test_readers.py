@@ -162,11 +162,40 @@ def test_glob_patterns_match_files_and_an_existing_name_with_brackets_is_not_a_p
     assert read_texts(tmp_path / "[b].txt") == ["b"]
 
 
+def test_a_pattern_that_matches_a_folder_reads_its_files_and_none_twice(tmp_path: Path) -> None:
+    for name in ("a.txt", "sub/c.txt", "sub/deep/d.txt", "pictures/p.png", "nothing/.hidden/e.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "dangling.txt").symlink_to("nowhere.txt")
+    for pattern in ("*", "**", "**/*"):
+        assert list_names(tmp_path / pattern) == ["a.txt", "sub/c.txt", "sub/deep/d.txt"]
+    assert list_names(tmp_path / "*.txt") == ["a.txt"]
+    assert "has no file with a supported extension; found: p.png" in read_error(tmp_path / "pict*")
+    assert "no file matches" in read_error(tmp_path / "noth*")
+
+
 @pytest.fixture
 def memory() -> Iterator[fsspec.AbstractFileSystem]:
     system = fsspec.filesystem("memory")
     yield system
     system.store.clear()
+
+
+def test_a_local_url_gives_the_same_files_as_the_path(tmp_path: Path) -> None:
+    books = tmp_path / "books"
+    corpus = ("corpus/manifest.json", "corpus/documents.npy", "corpus/tokenizer/merges.txt")
+    for name in ("b/c.txt", "b-c.txt", ".b.txt", ".git/x.md", *corpus, "manifest.json"):
+        (books / name).parent.mkdir(parents=True, exist_ok=True)
+        (books / name).write_text("a")
+    (books / "empty.txt").touch()
+    names = ["books/b/c.txt", "books/b-c.txt", "books/empty.txt"]
+    assert list_names(books) == list_names(f"file://{books}") == list_names(f"file://{books}/") == names
+    for pattern in (books / "*", books / "**", f"file://{books}/*", f"file://{books}/**"):
+        assert {*list_names(pattern)} == {"b/c.txt", "b-c.txt", "empty.txt"}
+    assert list_names(books / "*/**/*.txt") == ["b/c.txt"]
+    for place in (books / "corpus", f"file://{books}/corpus"):
+        assert "is already tokenized" in read_error(place)
+    assert "no file matches" in read_error(f"file://{books}/*.csv")
 
 
 def test_urls_may_be_files_folders_or_glob_patterns(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
