@@ -44,7 +44,7 @@ def inspect_texts(path: str, from_: str | Path | None, progress: Progress) -> Fa
     sources = list_sources([path])
     largest = max(sources, key=lambda source: source.size)
     warnings = []
-    files = walk(Path(path), set()) if Path(path).is_dir() else ()
+    files = walk(Path(path)) if Path(path).is_dir() else ()
     others = sorted(path.name for path in files if not document_format(path.name))
     if others:
         shown = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")

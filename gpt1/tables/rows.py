@@ -13,7 +13,6 @@ Blank lines are skipped. Each row has a number: of its first line, or of the row
 from __future__ import annotations
 
 import csv
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,9 @@ from gpt1.formatting import count_noun, shell_quote
 from gpt1.tables.cells import decode_bytes
 from gpt1.tables.whole_files import (
     MAX_ROW_DIGITS,
+    SURROGATE_ESCAPE,
     NumberedRow,
+    check_surrogates,
     is_json_list,
     json_rows,
     no_list_error,
@@ -226,23 +227,8 @@ def jsonl_rows(file: InputFile) -> Iterator[NumberedRow]:
         if file.format == "json" and row and all(isinstance(value, dict) for value in row.values()):
             raise no_list_error(file, row)
         if SURROGATE_ESCAPE.search(line):
-            check_surrogates(file, number, row)
+            check_surrogates(where, row)
         yield number, row
-
-
-SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def check_surrogates(file: InputFile, number: int, row: dict[str, Any]) -> None:
-    """UserError for an unpaired surrogate, which JSON can express and UTF-8 cannot."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        surrogate = json.dumps(error.object[error.start])
-        raise UserError(
-            f"{file.name}, line {number:,} contains half a character (the unpaired surrogate {surrogate}).",
-            "Create the file again from texts that are valid Unicode.",
-        ) from None
 
 
 def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -39,10 +41,30 @@ def json_rows(file: InputFile) -> Iterator[NumberedRow]:
     if len(data) > limit:
         problem = f"{file.name} is one JSON document of more than {limit:,} bytes, which must be read as a whole."
         raise UserError(problem, "Convert it to .jsonl (one object per line), which is read row by row.")
-    rows = parse_json(data, file.name, fix=LIST_FIX, max_digits=MAX_ROW_DIGITS, allow_nan=True)
+    text = file.decode(data, 1, 0).removeprefix("\ufeff")
+    rows = parse_json(text, file.name, fix=LIST_FIX, max_digits=MAX_ROW_DIGITS, allow_nan=True)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise no_list_error(file, rows)
-    yield from enumerate(rows, 1)
+    may_have_surrogates = SURROGATE_ESCAPE.search(text)
+    for number, row in enumerate(rows, 1):
+        if may_have_surrogates:
+            check_surrogates(f"{file.name}, row {number:,}", row)
+        yield number, row
+
+
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def check_surrogates(where: str, row: dict[str, Any]) -> None:
+    """UserError for an unpaired surrogate, which JSON can express and UTF-8 cannot."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        surrogate = json.dumps(error.object[error.start])
+        raise UserError(
+            f"{where} contains half a character (the unpaired surrogate {surrogate}).",
+            "Create the file again from texts that are valid Unicode.",
+        ) from None
 
 
 def no_list_error(file: InputFile, content: Any) -> UserError:

@@ -90,6 +90,13 @@ REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     "a comment in .jsonl": ("t.jsonl", b'// c\n{"text": "a"}\n', "line 1 is a comment", "Remove the comment lines"),
     "a repeated key": ("t.jsonl", b'{"a": 1, "a": 2}\n', "line 1 .* the key 'a' is repeated", "different name"),
     "a repeated key in a list": ("t.json", b'[{"a": 1, "a": 2}]', "the key 'a' is repeated", "list of objects"),
+    "half a character": (
+        "t.json",
+        b'[{"a": "b"}, {"a": "\\uDc80"}]',
+        r"t.json, row 2 contains half a character",
+        "Unicode",
+    ),
+    "bytes that are not UTF-8": ("t.json", b'[\n{"a": "\xe9"}]', "line 2, byte 10 of the file, is 0xE9", "iconv"),
     "columns instead of rows": ("t.json", FRAME.to_json().encode(), "is not a list", "orient='records'"),
     "one object over lines": ("t.json", b'{\n"text": "a"\n}', "is not a list", "list of objects"),
     "a list of texts": ("t.json", b'["a"]', "is not a list of JSON objects", "list of objects"),

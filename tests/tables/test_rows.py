@@ -159,5 +159,6 @@ def test_xz_that_needs_gigabytes_of_memory_is_an_error(tmp_path: Path):
     size = 4 * (data[12] + 1)
     data[12 + size - 4 : 12 + size] = zlib.crc32(data[12 : 12 + size - 4]).to_bytes(4, "little")
     (tmp_path / "a.csv.xz").write_bytes(data)
-    with pytest.raises(UserError, match=r"a.csv.xz is damaged or truncated: .*Memory usage limit exceeded"):
+    with pytest.raises(UserError, match=r"a.csv.xz needs too much memory to be decompressed") as error:
         read_table(tmp_path / "a.csv.xz")
+    assert error.value.fix.endswith("xz -dc OLD | xz > NEW")
