@@ -61,11 +61,11 @@ def inherited_settings(from_: str | Path, requested: Mapping[str, Any]) -> dict[
                 "Remove the flag.",
             )
     size = size_of_shape(shape)
-    if size and requested.get("model", size) != size:
-        raise UserError(
-            f"--model {requested['model']}: {from_} has the shape of {size}, and --from keeps its shape.",
-            "Remove the flag.",
-        )
+    if (model := requested.get("model")) in MODEL_SIZES:
+        wanted = {**shape_of_size(model), **requested}
+        if any(wanted[name] != shape[name] for name in shape_of_size(model)):
+            own = f"the shape of {size}" if size else "another shape"
+            raise UserError(f"--model {model}: {from_} has {own}, and --from keeps its shape.", "Remove the flag.")
     inherited = {**shape, "context": config.context} | ({"model": size} if size else {})
     if requested.get("recipe", "default") == "default":
         inherited["peak_lr"] = peak_lr_of_width(config.n_embd)
@@ -76,8 +76,9 @@ def inherited_settings(from_: str | Path, requested: Mapping[str, Any]) -> dict[
 
 def size_of_shape(shape: Mapping[str, Any]) -> str | None:
     """The model size that has this shape."""
-    names = ("n_layer", "n_head", "n_embd", "architecture")
-    for size, values in MODEL_SIZES.items():
-        if all(shape[name] == {"architecture": "transformer", **values}[name] for name in names):
-            return size
-    return None
+    return next((size for size in MODEL_SIZES if shape_of_size(size).items() <= shape.items()), None)
+
+
+def shape_of_size(size: str) -> dict[str, Any]:
+    values = {"architecture": "transformer", **MODEL_SIZES[size]}
+    return {name: values[name] for name in ("n_layer", "n_head", "n_embd", "architecture")}

@@ -53,3 +53,8 @@ def test_another_size_contradicts_from(tokenizer: Tokenizer, tmp_path: Path):
     assert inherited_settings(folder, {"model": "tiny"})["model"] == "tiny"
     with pytest.raises(UserError, match=r'model="mini": .* has the shape of tiny'):
         inherited_settings(folder, {"model": "mini"})
+    shape = {"n_embd": 64, "n_head": 4, "n_layer": 2}
+    other = write_model(tmp_path / "other", tokenizer, **shape)
+    with pytest.raises(UserError, match=r'model="mini": .* has another shape, and from_= keeps its shape'):
+        inherited_settings(other, {"model": "mini"})
+    assert "model" not in inherited_settings(other, {"model": "mini", **shape})  # as config.yaml of its run has it
