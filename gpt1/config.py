@@ -43,7 +43,8 @@ class Range:
 Count = Annotated[int, Range(1)]
 # Limits of a model's dimensions, an order of magnitude above the largest models: a damaged or hostile config.json must
 # not fill the memory before the weights are checked.
-Vocabulary = Annotated[int, Range(1, 2**24)]
+MAX_VOCABULARY = 2**24
+Vocabulary = Annotated[int, Range(1, MAX_VOCABULARY)]
 Layers = Annotated[int, Range(1, 2**10)]
 Heads = Annotated[int, Range(1, 2**10)]
 Width = Annotated[int, Range(1, 2**16)]

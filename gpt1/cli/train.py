@@ -19,7 +19,7 @@ from gpt1.cli.options import (
     unlabeled,
 )
 from gpt1.cli.output import echo, make_console, print_next_steps
-from gpt1.config import FinetuneConfig, PretrainConfig
+from gpt1.config import MAX_VOCABULARY, FinetuneConfig, PretrainConfig
 from gpt1.files.names import PREDICTIONS, REPORT_FILE
 from gpt1.formatting import shell_join, shell_quote
 
@@ -47,7 +47,9 @@ def demo(out: Path, seeds: int) -> None:
 @click.argument("corpora", nargs=-1, required=True, metavar="CORPUS...")
 @click.option("--out", required=True, type=Path, help="Folder for the corpus; must be empty or not exist.")
 @click.option("--tokenizer", metavar="DIR", help="Folder with a tokenizer; can be a run, model or corpus folder.")
-@click.option("--vocab-size", type=RangedNumber(int, 1), help="Train a tokenizer of N tokens.  [default: 8000]")
+@click.option(
+    "--vocab-size", type=RangedNumber(int, 1, MAX_VOCABULARY), help="Train a tokenizer of N tokens.  [default: 8000]"
+)
 @click.option(
     "--pipeline",
     metavar="auto|original|lossless",

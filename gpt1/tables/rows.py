@@ -252,6 +252,9 @@ def parquet_rows(file: InputFile, only: str | None) -> Iterator[NumberedRow]:
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             problem = f"{file.name} is not Parquet, or is damaged ({first_line(error, 200)})."
             raise UserError(problem, "Create or copy the file again.") from None
+        except KeyError as error:  # of pytz or zoneinfo
+            problem = f"{file.name} has times in a time zone that this machine does not know ({error.args[0]})."
+            raise UserError(problem, "Create the file again with times in UTC, or with texts.") from None
 
 
 def open_parquet(file: InputFile, seekable: IO[bytes]) -> Any:

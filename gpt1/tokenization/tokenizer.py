@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gpt1.config import MAX_VOCABULARY
 from gpt1.errors import UserError, did_you_mean
 from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
@@ -156,10 +157,14 @@ class Tokenizer:
                 letters are basic Latin.
 
         Raises:
-            UserError: If `vocab_size` is too small for the characters of the texts, or the pipeline does not exist.
+            UserError: If `vocab_size` is too small for the characters of the texts, or larger than that of any model,
+                or the pipeline does not exist.
         """
         from gpt1.tokenization.pipelines import PIPELINES, detect_pipeline
 
+        if vocab_size > MAX_VOCABULARY:  # the library would abort the process
+            problem = f"vocab_size {vocab_size} is too large: a model has at most {MAX_VOCABULARY:,} tokens."
+            raise UserError(problem, f"Use vocab_size {MAX_VOCABULARY} or less.")
         if isinstance(texts, str):
             texts = [texts]
         if pipeline == "auto":

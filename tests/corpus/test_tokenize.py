@@ -23,6 +23,14 @@ def test_zero_is_an_error_and_not_the_default(settings: dict[str, Any], tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("pipeline", ["original", "lossless"])
+def test_a_vocabulary_that_no_model_may_have_is_an_error(pipeline: str, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
+    with pytest.raises(UserError, match="vocab_size 10000000000 is too large: a model has at most 16,777,216 tokens"):
+        tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=10**10, pipeline=pipeline)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_another_pipeline_than_that_of_the_tokenizer_is_an_error(tmp_path: Path):
     texts = tmp_path / "a.txt"
     texts.write_text("some words, and some words more\n" * 20)

@@ -125,6 +125,13 @@ def test_a_flipped_bit_in_parquet_never_crashes_the_process(tmp_path: Path):
     assert errors > len(data) / 20
 
 
+def test_the_error_for_an_unknown_time_zone_in_parquet_names_it(tmp_path: Path):
+    times = pyarrow.array([0], pyarrow.timestamp("us", "Mars/Phobos"))
+    parquet.write_table(pyarrow.table({"text": ["a"], "time": times}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet has times in a time zone .* does not know \(.*Mars/Phobos\)"):
+        read_table(tmp_path / "a.parquet")
+
+
 def test_the_error_for_damaged_parquet_names_the_file(tmp_path: Path):
     parquet.write_table(pyarrow.table({"text": ["a"] * 100}), tmp_path / "a.parquet")
     data = bytearray((tmp_path / "a.parquet").read_bytes())
