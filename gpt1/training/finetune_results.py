@@ -14,7 +14,7 @@ from gpt1.config import FinetuneConfig
 from gpt1.datasets.labeled import TaskData
 from gpt1.files.atomic import atomic_write_text
 from gpt1.files.names import PREDICTIONS, RUN_NAME
-from gpt1.formatting import count_noun, metric_name, three_decimals
+from gpt1.formatting import count_noun, metric_name, printable_json, three_decimals
 from gpt1.inference.advice import tfidf_advice
 from gpt1.inference.evaluate import compute_metrics, fit_calibration, prediction_records
 from gpt1.inference.predictor import TaskPredictor
@@ -143,7 +143,7 @@ def finetuning_results(setup: FinetuneSetup, validated: ValidatedModel, outcome:
 def write_validation_predictions(run: Path, model: TaskPredictor, task: TaskData, logits: Tensor) -> None:
     records = prediction_records(model, task.validation, logits)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    atomic_write_text(run / PREDICTIONS, lines)
+    atomic_write_text(run / PREDICTIONS, printable_json(lines))  # texts of Python may have half a character
 
 
 def describe_calibration(calibration: Mapping[str, Any], rows: int) -> str:

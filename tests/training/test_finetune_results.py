@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,13 @@ def test_a_metric_that_the_labels_do_not_have_is_refused(table: Table, pretraine
     with pytest.raises(UserError, match=r'metric="pearson" does not apply .*\n?.*accuracy, f1, matthews'):
         finetune(table, from_=pretrained_run, out=tmp_path / "run", metric="pearson", **TEXT_OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_and_labels_with_half_a_character_are_stored(table: Table, pretrained_run: Path, tmp_path: Path):
+    rows = [{"text": row["text"] + " \ud83d", "label": row["label"] + "\udce9"} for row in table.rows]
+    run = finetune(
+        replace(table, rows=rows), from_=pretrained_run, out=tmp_path / "run", **TEXT_OPTIONS, **FAST_SETTINGS
+    )
+    records = [json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()]
+    assert all("\ud83d" in json.dumps(record, ensure_ascii=False) for record in records)
+    assert load_task_predictor(run).labels == ["no\udce9", "yes\udce9"]
