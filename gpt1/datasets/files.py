@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpt1.errors import UserError, did_you_mean
+from gpt1.files.decompression import max_bytes, raise_limit
 from gpt1.files.foreign import Fields, check_regular, parse_json, read_bounded
-from gpt1.files.reading import COMPRESSIONS, InputFile, file_format, max_bytes, open_input, raise_limit
+from gpt1.files.reading import COMPRESSIONS, InputFile, file_format, open_input
 from gpt1.tables.rows import row_unit, stream_rows, tsv_cells
 
 LocatedRow: TypeAlias = tuple[str, Mapping[str, Any]]

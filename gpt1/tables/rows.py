@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from gpt1.errors import UserError, closest_name, first_line
+from gpt1.files.decompression import max_bytes, raise_limit
 from gpt1.files.foreign import find_repeated, parse_json, short
-from gpt1.files.reading import MAX_LINE_BYTES, InputFile, max_bytes, raise_limit
+from gpt1.files.reading import MAX_LINE_BYTES, InputFile
 from gpt1.formatting import count_noun, shell_quote
 from gpt1.tables.cells import decode_bytes
 from gpt1.tables.whole_files import (

@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from gpt1.errors import UserError, closest_name
 from gpt1.files.atomic import ensure_writable
+from gpt1.files.decompression import max_bytes, raise_limit
 from gpt1.files.foreign import check_regular
-from gpt1.files.reading import file_format, is_url, max_bytes, open_input, raise_limit
+from gpt1.files.reading import file_format, is_url, open_input
 from gpt1.formatting import shell_quote
 from gpt1.tables.rows import (
     INPUT_FORMATS,

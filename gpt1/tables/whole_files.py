@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from typing import IO, Any, TypeAlias
 
 from gpt1.errors import UserError, first_line
+from gpt1.files.decompression import max_bytes, raise_limit
 from gpt1.files.foreign import parse_json
-from gpt1.files.reading import InputFile, max_bytes, raise_limit
+from gpt1.files.reading import InputFile
 from gpt1.tables.cells import cell_to_show, is_missing
 
 NumberedRow: TypeAlias = tuple[int, dict[str, Any]]
