@@ -49,7 +49,7 @@ def file_format(path: str | Path) -> tuple[str, str]:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path begins with a protocol. A text with a link in it is no URL."""
+    """Whether a path begins with a protocol. A text that contains a link is not a URL."""
     return URL_START.match(str(path)) is not None
 
 

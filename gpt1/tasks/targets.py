@@ -31,7 +31,7 @@ Numbering: TypeAlias = Literal["0", "1", "A"]
 MAX_LABELS = 5000
 """Every label is a column of the predictions, and a row and a column of the confusion matrix of the metrics."""
 NO_PREDICTION = ""
-"""The class or the answer of a row without text: a mistake, because it is no label."""
+"""The class or the answer of a row without text. It is not a label, so it counts as a mistake."""
 NUMBER_METRICS = ("pearson", "spearman", "rmse", "mae")
 MAX_SCORE_RANGE = 100
 """Largest difference between the highest and the lowest score."""
