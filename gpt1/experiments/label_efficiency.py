@@ -96,7 +96,8 @@ class CurvePlan:
         if method == "tfidf":
             weights = example_weights(rows.examples, data.target, self.settings.get("class_weight", ""))
             training = with_weights(rows.examples, weights)
-            return {**about, **tfidf_scores(data.kind, data.target, training, data.test.examples, seed)}
+            test = data.test.examples
+            return {**about, **tfidf_scores(data.kind, data.target, training, test, seed, metric=data.main_metric)}
         data.check_learnable(rows)
         options = data.finetune_options | self.run_settings(method, size, seed)
         resolved = self.training_settings(method, size)

@@ -44,7 +44,8 @@ def baselines_on_test_rows(
         seed = int(runs.read_run_config(Path(run)).get("seed", 0))
         chosen = stored_choice(Path(run))
         rows = with_weights(task.training, task.weights), examples
-        if tfidf := tfidf_baseline(model.kind, model.target, *rows, seed, progress, chosen, task.validation):
+        metric = str(model.task.get("metric", ""))
+        if tfidf := tfidf_baseline(model.kind, model.target, *rows, seed, progress, chosen, task.validation, metric):
             found["tfidf"] = tfidf
     else:
         progress.log("no TF-IDF baseline: the training rows of this model are not available, or have changed")
@@ -52,7 +53,7 @@ def baselines_on_test_rows(
 
 
 def stored_choice(run: Path) -> Mapping[str, Any] | None:
-    """The TF-IDF baseline that `finetune` has stored, whose features and C cross-validation chose on the same rows."""
+    """The TF-IDF baseline that `finetune` has stored, whose settings cross-validation chose on the same rows."""
     baselines = runs.read_results(run).get("baselines")
     stored = baselines.get("tfidf") if isinstance(baselines, dict) else None
     return stored if isinstance(stored, dict) else None

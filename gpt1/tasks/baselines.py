@@ -67,14 +67,15 @@ def tfidf_baseline(
     progress: Progress,
     chosen: Mapping[str, Any] | None = None,
     validation: Sequence[Example] = (),
+    metric: str = "",
 ) -> dict[str, Any]:
     """Metrics on `rows` of a linear model on TF-IDF features of `training`, or of a sample of it (MAX_TFIDF_WORK).
 
-    `chosen`: the baseline that an earlier call returned for the same `training`. Its features and C are used again:
-    one fit, where cross-validation takes 52. `validation`: see `tfidf_scores`.
+    `chosen`: the baseline that an earlier call returned for the same `training`. Its choices are used again: one fit,
+    where cross-validation takes 52. `validation`, `metric`: see `tfidf_scores`.
 
     Returns:
-        `metrics`; `rows` it was trained on, `of` all training rows; `features` and `C` (see `tfidf_scores`). Empty if
+        `metrics`; `rows` it was trained on, `of` all training rows; what was chosen (see `tfidf_scores`). Empty if
         the texts have no words.
     """
     sample = training
@@ -86,10 +87,11 @@ def tfidf_baseline(
         return {}
     part = f" of {len(training):,}, to limit its time" if len(sample) < len(training) else ""
     progress.begin(f"TF-IDF baseline, trained on {count_noun(len(sample), 'row')}{part}", len(rows), unit="rows")
-    found = tfidf_scores(kind, target, sample, rows, seed, chosen, validation)
+    found = tfidf_scores(kind, target, sample, rows, seed, chosen, validation, metric)
     progress.advance(len(rows))
     progress.end()
-    about = {name: found.pop(name) for name in ("features", "C")}
+    choice = ("features", "C", "class_weight")
+    about = {name: found.pop(name) for name in choice if name in found}
     return {"name": "TF-IDF", "metrics": found, "rows": len(sample), "of": len(training), **about}
 
 

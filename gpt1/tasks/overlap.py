@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.targets import OrdinalBins, StandardizedNumber, Target
-from gpt1.tasks.tfidf import FittedLinearModel, TfidfFeatures, build_problem
+from gpt1.tasks.tfidf import FittedLinearModel, TfidfFeatures, build_problem, label_scorer
 
 OVERLAP_WORD = re.compile(r"\w+")
 
@@ -20,14 +20,18 @@ def has_pairs(kind: Kind) -> bool:
     return len(kind.columns) > 1
 
 
-def fit_overlap(kind: Kind, target: Target, training: Sequence[Example], seed: int = 0) -> FittedLinearModel:
+def fit_overlap(
+    kind: Kind, target: Target, training: Sequence[Example], seed: int = 0, metric: str = ""
+) -> FittedLinearModel:
     """Train a linear model on the overlap of the two texts of each example.
 
     Labels and answers: logistic regression on the shared words, as a share of the first text, of the second, and of
     both. Scores: the cosine of the TF-IDF vectors (a linear model of one feature does not change the correlation).
+    `metric`: see `label_scorer`.
     """
     is_score = isinstance(target, OrdinalBins | StandardizedNumber)
-    return build_problem(target, training).fit(OverlapFeatures(kind, is_score), training, seed)
+    scorer = label_scorer(target, metric)
+    return build_problem(target, training).fit(OverlapFeatures(kind, is_score), training, seed, scorer=scorer)
 
 
 class OverlapFeatures(TfidfFeatures):

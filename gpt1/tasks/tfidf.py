@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,10 @@ SINGLE_SPLIT_ROWS, SINGLE_SPLIT_WORK = 10_000, 2_000_000
 """With at least this many rows, or this much work (see `fitting_work`), one split of 90% and 10% replaces the folds."""
 DEFAULT_CHOICE: dict[str, Any] = {"features": "pieces", "C": 10.0}
 """Used if there are too few rows for cross-validation."""
+BALANCED = "balanced"
+"""Labels weigh the same in all (scikit-learn's `class_weight`)."""
+Scorer = Callable[[Any, Any, Sequence[Any]], float]
+"""(trained model, features, targets) → score, higher is better."""
 
 
 def tfidf_scores(
@@ -40,32 +44,45 @@ def tfidf_scores(
     seed: int = 0,
     chosen: Mapping[str, Any] | None = None,
     validation: Sequence[Example] = (),
+    metric: str = "",
 ) -> dict[str, Any]:
     """Train a linear model on TF-IDF features of `training` and evaluate it on `test`.
 
-    `chosen`: `features` and `C` that an earlier call returned for the same `training`. They are used without
-    cross-validation, and give the same model. `validation`: rows that choose the thresholds of several labels, as they
-    choose those of the model; cross-fitted if they are `test` itself; without such rows 0.5.
+    `chosen`: what an earlier call returned for the same `training` beside the metrics. It is used without
+    cross-validation, and gives the same model. `validation`: rows that choose the thresholds of several labels, as they
+    choose those of the model; cross-fitted if they are `test` itself; without such rows 0.5. `metric`: see
+    `label_scorer`.
 
     Returns:
         The metrics of the task; `features` (a key of VECTORIZERS) and `C`, both chosen by cross-validation if each
-        label has at least five rows.
+        label has at least five rows; `class_weight` if it chose balanced labels.
     """
     with warnings.catch_warnings():  # of scikit-learn, if there are almost as many labels as rows
         warnings.simplefilter("ignore", UserWarning)
-        features, best = fit_tfidf(kind, target, training, seed, chosen)
-    return {**best.scores(target, test, validation), "features": features, "C": best.c}
+        features, best = fit_tfidf(kind, target, training, seed, chosen, metric)
+    balanced = {"class_weight": BALANCED} if best.balanced else {}
+    return {**best.scores(target, test, validation), "features": features, "C": best.c, **balanced}
 
 
 def fit_tfidf(
-    kind: Kind, target: Target, training: Sequence[Example], seed: int = 0, chosen: Mapping[str, Any] | None = None
+    kind: Kind,
+    target: Target,
+    training: Sequence[Example],
+    seed: int = 0,
+    chosen: Mapping[str, Any] | None = None,
+    metric: str = "",
 ) -> tuple[str, FittedLinearModel]:
-    """(key of VECTORIZERS, trained model) with the best score in cross-validation, or as `chosen` before."""
+    """(key of VECTORIZERS, trained model) with the best score in cross-validation, or as `chosen` before.
+
+    `metric`: see `label_scorer`.
+    """
     problem = build_problem(target, training)
-    names, c = (list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]), None
+    names, c, balanced = (list(VECTORIZERS) if problem.enough else [DEFAULT_CHOICE["features"]]), None, False
     if chosen and chosen.get("features") in [*VECTORIZERS] and chosen.get("C") in C_VALUES:  # a list has no hash
         names, c = [chosen["features"]], float(chosen["C"])
-    fitted = {name: problem.fit(TfidfFeatures(kind, VECTORIZERS[name]), training, seed, c) for name in names}
+        balanced = isinstance(target, Classes) and chosen.get("class_weight") == BALANCED
+    how = (training, seed, c, balanced, label_scorer(target, metric))
+    fitted = {name: problem.fit(TfidfFeatures(kind, VECTORIZERS[name]), *how) for name in names}
     return max(fitted.items(), key=lambda item: item[1].score)
 
 
@@ -114,6 +131,7 @@ class FittedLinearModel:
     model: Any
     c: float
     score: float
+    balanced: bool = False
 
     def scores(self, target: Target, examples: Sequence[Example], validation: Sequence[Example] = ()) -> dict[str, Any]:
         """Metrics of the task on `examples`; `validation` as for `tfidf_scores`."""
@@ -172,9 +190,19 @@ class LinearProblem:
     weights: Any = None
 
     def fit(
-        self, features: TfidfFeatures, training: Sequence[Example], seed: int = 0, c: float | None = None
+        self,
+        features: TfidfFeatures,
+        training: Sequence[Example],
+        seed: int = 0,
+        c: float | None = None,
+        balanced: bool = False,
+        scorer: Scorer | None = None,
     ) -> FittedLinearModel:
-        """Train with C = `c`, or with the C that cross-validation chooses if there are enough rows."""
+        """Train with C = `c`, or with the C that cross-validation chooses if there are enough rows.
+
+        The likelihood or the squared error chooses, or a `scorer` of labels, which also chooses whether they are
+        `balanced`.
+        """
         from sklearn import config_context
         from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.model_selection import GridSearchCV
@@ -196,14 +224,21 @@ class LinearProblem:
         if c is None and not self.enough:
             c = DEFAULT_CHOICE["C"]
         if c is not None:
-            model.set_params(**{name: 1 / c if self.numbers else c})
+            model.set_params(**{name: 1 / c if self.numbers else c}, **({"class_weight": BALANCED} if balanced else {}))
             with config_context(enable_metadata_routing=self.several):
-                return FittedLinearModel(features, model.fit(x, np.array(self.y), **weights), c, 0.0)
-        found = GridSearchCV(model, {name: values}, cv=self.folds(seed), scoring=scoring)
+                return FittedLinearModel(features, model.fit(x, np.array(self.y), **weights), c, 0.0, balanced)
+        grid: dict[str, list[Any]] = {name: values}
+        if scorer:
+            grid["class_weight"], scoring = [None, BALANCED], scorer
+        found = GridSearchCV(model, grid, cv=self.folds(seed), scoring=scoring)
         found.fit(x, self.y, groups=self.groups, **weights)
         value = float(found.best_params_[name])
         return FittedLinearModel(
-            features, found.best_estimator_, 1 / value if self.numbers else value, float(found.best_score_)
+            features,
+            found.best_estimator_,
+            1 / value if self.numbers else value,
+            float(found.best_score_),
+            found.best_params_.get("class_weight") == BALANCED,
         )
 
     def folds(self, seed: int) -> Any:
@@ -223,6 +258,16 @@ def mean_log_likelihood(model: Any, x: Any, y: Sequence[Any]) -> float:
     probabilities = model.predict_proba(x)
     own = [probabilities[i, column[label]] if label in column else 0.0 for i, label in enumerate(y)]
     return float(np.log(np.maximum(own, np.finfo(np.float64).eps)).mean())
+
+
+def label_scorer(target: Target, metric: str) -> Scorer | None:
+    """Chooses by Matthews' correlation or F1, the metrics for which the most likely label is not the best prediction.
+
+    None for other metrics.
+    """
+    if not isinstance(target, Classes) or metric not in ("f1", "matthews"):
+        return None
+    return lambda model, x, y: float(metrics.target_scores(target, y, model.predict(x).tolist())[metric])
 
 
 def build_problem(target: Target, training: Sequence[Example]) -> LinearProblem:

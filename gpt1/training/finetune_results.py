@@ -110,9 +110,10 @@ def evaluate_trained_model(
     metrics = {**compute_metrics(target, logits, targets, labels, cross_fit=True), "rows": len(labels)}
     baselines = {"trivial": trivial_baseline(target, answer, labels)}
     rows = with_weights(task.training, task.weights), task.validation
-    tfidf = tfidf_baseline(task.kind, target, *rows, cfg.seed, progress, None, task.validation) if with_tfidf else {}
-    if tfidf:
-        baselines["tfidf"] = tfidf
+    if with_tfidf:
+        validation, metric = task.validation, task.primary_metric
+        if tfidf := tfidf_baseline(task.kind, target, *rows, cfg.seed, progress, None, validation, metric):
+            baselines["tfidf"] = tfidf
     warning = quality_warning(target, metrics, baselines, task.primary_metric, advice)
     return ValidatedModel(target, logits, calibration, metrics, baselines, warning)
 

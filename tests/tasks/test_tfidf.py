@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import log_loss
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, log_loss, matthews_corrcoef
 
 from gpt1.inference.evaluate import compute_metrics
 from gpt1.tasks import tfidf
 from gpt1.tasks.examples import target_from_examples
 from gpt1.tasks.kinds import KINDS, Example
 from gpt1.tasks.multilabel import MultiLabel
+from gpt1.tasks.overlap import fit_overlap
+from gpt1.tasks.targets import Classes, Target
 from gpt1.tasks.tfidf import (
+    BALANCED,
     C_VALUES,
     DEFAULT_CHOICE,
     VECTORIZERS,
@@ -22,6 +30,7 @@ from gpt1.tasks.tfidf import (
     TfidfFeatures,
     build_problem,
     fit_tfidf,
+    label_scorer,
     mean_log_likelihood,
     tfidf_scores,
 )
@@ -42,6 +51,20 @@ def examples(kind: str, count: int) -> list[Example]:
         Example((f"{text} {end}", *second), label=float(g) + 0.5 * g if kind == "regression" else end)
         for text, end, g in zip(texts, ends, good, strict=True)
     ]
+
+
+def rare_label_rows() -> list[Example]:
+    """A quarter of the labels is "0". A word is in 60% of their texts and 30% of the others: "1" is always likelier."""
+    rows = []
+    for i in range(240):
+        label, place = "01"[i % 4 > 0], i // 4
+        odd = place % 5 < 3 if label == "0" else (place + i % 4) % 10 < 3
+        rows.append(Example((f"{'odd' if odd else 'even'} number {i % 7}", "odd one"), label=label))
+    return rows
+
+
+def target_of(rows: list[Example]) -> Target:
+    return target_from_examples(KINDS["classification"], False, rows, str, "rows")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,17 +121,21 @@ def test_too_few_rows_use_the_default_choice() -> None:
 def test_a_choice_that_was_made_before_gives_the_same_model_without_cross_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = examples("classification", 48)
-    target = target_from_examples(KINDS["classification"], False, rows, str, "rows")
-    found = tfidf_scores(KINDS["classification"], target, rows[:32], rows[32:])
+    kind, rows = KINDS["classification"], examples("classification", 48)
+    target = target_from_examples(kind, False, rows, str, "rows")
+    found = tfidf_scores(kind, target, rows[:32], rows[32:])
+    rare = rare_label_rows()
+    balanced = tfidf_scores(kind, target_of(rare), rare[:120], rare[120:], metric="matthews")
+    assert balanced["class_weight"] == BALANCED
     monkeypatch.setattr(LinearProblem, "folds", lambda *_: pytest.fail("cross-validation"))
-    assert tfidf_scores(KINDS["classification"], target, rows[:32], rows[32:], chosen=found) == found
+    assert tfidf_scores(kind, target, rows[:32], rows[32:], chosen=found) == found
+    assert tfidf_scores(kind, target_of(rare), rare[:120], rare[120:], chosen=balanced) == balanced
 
 
 def test_a_damaged_choice_is_ignored() -> None:
     kind, rows = KINDS["classification"], examples("classification", 32)
     target = target_from_examples(kind, False, rows, str, "rows")
-    for damaged in ({"features": [], "C": 1.0}, {"features": "words", "C": [1]}, {"features": {}}):
+    for damaged in ({"features": [], "C": 1.0, "class_weight": []}, {"features": "words", "C": [1]}, {"features": {}}):
         assert tfidf_scores(kind, target, rows, rows, chosen=damaged) == tfidf_scores(kind, target, rows, rows)
 
 
@@ -152,3 +179,24 @@ def test_rows_of_weight_0_do_not_matter(kind: str) -> None:
     assert found == pytest.approx(expected, abs=1e-3)
     assert found[target.primary_metric] > 0.95
     assert tfidf_scores(KINDS[kind], target, wrong, test)[target.primary_metric] > 0.95
+
+
+@pytest.mark.parametrize("fit", [fit_tfidf, fit_overlap])
+def test_a_metric_of_labels_chooses_the_weight_of_rare_labels(fit: Any) -> None:
+    kind, rows = KINDS["entailment"], rare_label_rows()
+    for metric, wanted in {"accuracy": 0, "matthews": 0.2}.items():
+        found = fit(kind, target_of(rows), rows[:120], metric=metric)
+        score = (found[1] if fit is fit_tfidf else found).scores(target_of(rows), rows[120:])["matthews"]
+        assert score > wanted if wanted else score == 0
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(st.lists(st.tuples(st.sampled_from("01"), st.sampled_from("01")), min_size=2, max_size=20))
+def test_the_scores_that_choose_are_those_of_scikit_learn(rows: list[tuple[str, str]]) -> None:
+    gold, predicted = (list(column) for column in zip(*rows, strict=True))
+    model = SimpleNamespace(predict=lambda x: np.array(x))
+    target = Classes(("0", "1"))
+    f1, matthews = (label_scorer(target, metric)(model, predicted, gold) for metric in ("f1", "matthews"))
+    assert f1 == pytest.approx(f1_score(gold, predicted, pos_label="1", zero_division=0))
+    assert matthews == pytest.approx(matthews_corrcoef(gold, predicted))
+    assert label_scorer(target, "accuracy") is None

@@ -195,8 +195,8 @@ def baseline_scores(task: PaperTask, method: str, seed: int, class_weight: str) 
     """The metrics of a baseline on all test rows and on each subset."""
     examples = task.training.examples
     training = with_weights(examples, example_weights(examples, task.target, class_weight))
-    data = (task.name.data.kind, task.target, training, seed)
-    fitted = fit_overlap(*data) if method == "overlap" else fit_tfidf(*data)[1]
+    data, metric = (task.name.data.kind, task.target, training, seed), task.metric
+    fitted = fit_overlap(*data, metric=metric) if method == "overlap" else fit_tfidf(*data, metric=metric)[1]
     scores = fitted.scores(task.target, task.test.examples)
     subsets = {
         name: fitted.scores(task.target, [task.test.examples[i] for i in rows]) for name, rows in task.subsets.items()
