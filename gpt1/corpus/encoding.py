@@ -39,6 +39,7 @@ class EncodedTexts:
     ids: TokenIds  # [tokens] with a newline token between the documents
     document_starts: npt.NDArray[np.int64]  # [documents] position of the first token in `ids`
     n_bytes: npt.NDArray[np.int64]  # [documents] UTF-8 bytes
+    last_has_tokens: bool  # whether the last text has a token: its next part continues it
     unknown: int
     texts: int  # number of all texts
     text_bytes: int  # UTF-8 bytes of all texts
@@ -52,10 +53,12 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> EncodedTexts:
     starts = []
     n_bytes = []
     tokens = text_bytes = 0
+    last_has_tokens = False
     for text, ids in zip(texts, tokenizer.encode_arrays(texts), strict=True):
         size = len(text) if text.isascii() else len(text.encode("utf-8"))
         text_bytes += size
-        if not len(ids):
+        last_has_tokens = len(ids) > 0
+        if not last_has_tokens:
             continue
         if tokens:
             parts.append(newline)
@@ -66,7 +69,8 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> EncodedTexts:
         tokens += len(ids)
     array: TokenIds = np.concatenate(parts, dtype=dtype, casting="same_kind")
     unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(array == tokenizer.unknown_id))
-    return EncodedTexts(array, np.array(starts, np.int64), np.array(n_bytes, np.int64), unknown, len(texts), text_bytes)
+    documents = np.array(starts, np.int64), np.array(n_bytes, np.int64)
+    return EncodedTexts(array, *documents, last_has_tokens, unknown, len(texts), text_bytes)
 
 
 @dataclass(frozen=True)

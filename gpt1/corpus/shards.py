@@ -72,7 +72,7 @@ class ShardWriter:
                 self.append(np.array([self.tokenizer.newline_id]))
             self.document_starts.extend((starts + self.tokens).tolist())
             self.n_bytes.extend(n_bytes.tolist())
-            self.document_has_tokens = True
+            self.document_has_tokens = encoded.last_has_tokens
         self.unknown += encoded.unknown
         self.append(encoded.ids)
 

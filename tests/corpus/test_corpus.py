@@ -113,6 +113,18 @@ def test_a_document_read_in_parts_has_the_ids_and_bytes_of_the_whole_document(
     assert parts.documents == 2
 
 
+def test_a_document_whose_first_part_is_white_space_does_not_continue_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["short", "\n" * 100 + "one word after another " * 20, "\n" * 100, "end"]
+    write_table(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    monkeypatch.setattr(readers, "MAX_PART_BYTES", 64)
+    corpus = write_corpus([str(tmp_path / "a.jsonl")], tmp_path / "parts", HashTokenizer())
+    assert corpus.read(0, corpus.tokens).tolist() == join_documents(HashTokenizer(), texts)
+    assert corpus.document_starts().tolist() == [0, 2, 83]
+    assert (corpus.documents, corpus.empty_documents) == (3, 1)
+
+
 def test_the_manifest_lists_the_sources_the_counts_and_every_file(corpus: Corpus, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
     assert [source["name"] for source in manifest["sources"]] == ["books/1.jsonl.gz", "books/2.csv", "books/3.txt"]
