@@ -268,8 +268,10 @@ def split_parts(
         if len(block) <= MAX_PART_BYTES and more:
             continue  # a read may return fewer bytes than requested
         if not block:
+            if boundary == "line":  # the part before this one ended at the last newline of the document
+                yield "\n", "word"
             return
-        end, next_boundary, skip = find_split(block) if more else (len(block), boundary, 0)
+        end, next_boundary, skip = find_split(block) if more else (len(block), "word", 0)
         text = decode(block[:end], line, offset)
         yield text.removeprefix("\ufeff") if byte_order_mark and not offset else text, boundary
         line += block.count(b"\n", 0, end + skip)

@@ -13,7 +13,7 @@ from random import Random
 import fsspec
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt1.corpus import readers
@@ -88,6 +88,8 @@ long_texts = st.sampled_from(["ab é한🙂\n", "ab é", "é한🙂"]).flatmap(
 )
 
 
+@example(text="a" * 32 + "\n", kind="txt")
+@example(text="a" * 32 + "\n", kind="jsonl")
 @given(text=long_texts, kind=st.sampled_from(["txt", "jsonl"]))
 def test_the_parts_of_a_long_document_are_short_and_join_to_the_document(
     scratch_folder: Path, text: str, kind: str
