@@ -70,6 +70,8 @@ def list_sources(corpora: Sequence[str], text_field: str = "text") -> list[Sourc
     """The files of CORPUS..., each once; UserError for one that is missing, empty or of an unsupported format."""
     found: dict[str, Source] = {}
     for corpus in [corpora] if isinstance(corpora, str | Path) else corpora:
+        if not str(corpus):  # not the current folder: an empty variable of a shell
+            raise UserError("the name of a source is empty.", "For the current folder, use a dot: .")
         for source in (remote_sources if is_url(corpus) else local_sources)(str(corpus)):
             key = source.path if is_url(source.path) else os.path.realpath(source.path)
             found.setdefault(key, replace(source, text_field=text_field))

@@ -211,6 +211,13 @@ def test_urls_may_be_files_folders_or_glob_patterns(memory: fsspec.AbstractFileS
     assert "memory://nowhere.txt does not exist" in read_error("memory://nowhere.txt")
 
 
+def test_an_empty_name_is_an_error_and_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    assert "the name of a source is empty" in read_error("a.txt", "")
+    assert read_texts(".") == ["a"]
+
+
 def test_empty_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
