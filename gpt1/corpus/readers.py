@@ -236,6 +236,8 @@ def no_documents_error(place: str | Path, names: Sequence[str]) -> UserError:
 def read_source(source: Source) -> Iterator[DocumentPart]:
     """The documents of one file; UserError with file and line for content that does not match its extension."""
     documents = 0
+    if not source.size and not source.is_explicit and not is_url(source.path):  # not even the header of its format
+        return
     with open_input(source.path) as file:
         for text, boundary in stream_texts(file, source.text_field):
             documents += 1

@@ -219,6 +219,8 @@ def test_an_empty_name_is_an_error_and_not_the_current_folder(tmp_path: Path, mo
 
 
 def test_empty_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
+    for kind in ("parquet", "csv", "txt.gz", "txt.xz", "txt.zst"):
+        (tmp_path / f"empty.{kind}").touch()
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "c.txt").write_text("c")
