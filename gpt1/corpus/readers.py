@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -176,11 +176,13 @@ def remote_sources(url: str) -> list[Source]:
         names, parent = [path], path.rstrip("/").rpartition("/")[0]
         if system.isdir(path):
             names = visible_files(system.find(path), path)
-            if not names and system.exists(f"{path}/{MANIFEST}") and system.exists(f"{path}/{DOCUMENTS_FILE}"):
+            if not names and is_remote_corpus(system, path):
                 raise corpus_folder_error(url)
         elif glob.has_magic(path):
             parent = "/".join(fixed_parts(path.split("/")))
             names = visible_files(remote_matches(system, path), parent)
+            if names != [path]:  # not of a web address with a question mark
+                names = outside_corpora(system, names, parent)
             if not names:
                 raise UserError(f"no file matches {url}.", "Check the pattern.")
         infos = [system.info(name) for name in names]
@@ -217,6 +219,21 @@ def visible_files(names: Sequence[str], root: str) -> list[str]:
         return not any(part.startswith(".") or path[:i] in corpora for i, part in enumerate(path))
 
     return sorted(filter(is_visible, names), key=parts.__getitem__)
+
+
+def outside_corpora(system: Any, names: Sequence[str], root: str) -> list[str]:
+    """The files below `root` that are in no corpus folder: of one, a pattern may match the merges.txt alone."""
+    is_known_corpus = cache(partial(is_remote_corpus, system))
+
+    def is_outside(name: str) -> bool:
+        folders = name.removeprefix(root).strip("/").split("/")[:-1]
+        return not any(is_known_corpus("/".join([root, *folders[:i]])) for i in range(len(folders) + 1))
+
+    return [name for name in names if not document_format(name) or is_outside(name)]
+
+
+def is_remote_corpus(system: Any, folder: str) -> bool:
+    return bool(system.exists(f"{folder}/{MANIFEST}") and system.exists(f"{folder}/{DOCUMENTS_FILE}"))
 
 
 def document_format(name: str) -> str | None:
