@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular
 from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
-from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input
+from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input, split_chain
 from gpt1.tables.rows import SPREADSHEETS, TABLE_FORMATS, stream_rows, text_field
 
 TEXT_FORMATS = ("txt", "md")
@@ -192,13 +192,24 @@ def remote_sources(url: str) -> list[Source]:
         raise UserError(f"{url} cannot be read: {error}.", "Check the URL and its permissions.") from None
     files = [(str(info["name"]), int(info.get("size") or 0)) for info in infos if info["type"] == "file"]
     sources = [
-        Source(system.unstrip_protocol(name), size, kind, name.removeprefix(parent).strip("/"), len(files) == 1)
+        Source(file_url(system, url, path, name), size, kind, name.removeprefix(parent).strip("/"), len(files) == 1)
         for name, size in files
         if (kind := document_format(name))
     ]
     if not sources:
         raise no_documents_error(url, [name.rpartition("/")[2] for name, _ in files])
     return sources
+
+
+def file_url(system: Any, url: str, path: str, name: str) -> str:
+    """`url` with the file `name` in place of `path`: it keeps the server, and the archive of a chain."""
+    before, link, after = split_chain(url)
+    inside = path.strip("/")
+    link = link.rstrip("/") if inside else link
+    server = link.removesuffix(inside)
+    server += "/" if server and not server.endswith("/") else ""
+    own = f"{server}{name.strip('/')}" if link.endswith(inside) else system.unstrip_protocol(name)
+    return "::".join([*before, own, *after])
 
 
 def remote_matches(system: Any, pattern: str) -> list[str]:

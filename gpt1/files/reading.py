@@ -38,7 +38,8 @@ MAGIC = {
 
 def file_format(path: str | Path) -> tuple[str, str]:
     """(extension, compression), lower-case without dots: `a.JSONL.xz` → ("jsonl", "xz"), `a.csv` → ("csv", "")."""
-    name = str(path).partition("?")[0] if str(path).startswith(("http://", "https://")) else str(path)
+    name = split_chain(str(path))[1] if is_url(path) else str(path)
+    name = name.partition("?")[0] if name.startswith(("http://", "https://")) else name
     stem, dot, extension = Path(name).name.lower().rpartition(".")
     compression = extension if extension in COMPRESSIONS and stem else ""
     if compression:
@@ -53,12 +54,25 @@ def is_url(path: str | Path) -> bool:
     return URL_START.match(str(path)) is not None
 
 
+def split_chain(url: str) -> tuple[list[str], str, list[str]]:
+    """(links before, link that names a file, links after) of a chain of URLs.
+
+    `simplecache::s3://b/a.csv` is a.csv of a bucket, `zip://a.csv::https://example.org/b.zip` is a.csv in an archive.
+    """
+    links = url.split("::")
+    at = next(i for i, link in enumerate(links) if "://" in link)
+    return links[:at], links[at], links[at + 1 :]
+
+
 def filesystem(url: str | Path) -> tuple[Any, str]:
     """(fsspec file system, path in it) of a URL.
 
     Raises:
-        UserError: for an unknown protocol, or one whose package is not installed.
+        UserError: for an unknown protocol, one whose package is not installed, or an archive that is damaged.
     """
+    import tarfile
+    import zipfile
+
     import fsspec
 
     try:
@@ -68,7 +82,7 @@ def filesystem(url: str | Path) -> tuple[Any, str]:
         raise UserError(
             f"{url} cannot be read: {str(error).rstrip('.')}.", f"Install it ({install}), or download the file first."
         ) from None
-    except ValueError as error:
+    except (ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(f"{url} cannot be read: {str(error).rstrip('.')}.", "Check the address.") from None
     return system, str(path)
 
@@ -195,7 +209,8 @@ def open_input(path: str | Path, format: str | None = None, name: str | None = N
     """
     extension, compression = file_format(path)
     name = name or str(path)
-    with open_raw(path) as raw, network_errors(path, name):
+    raw, system = open_raw(path)
+    with raw, network_errors(path, name):
         size = int(getattr(raw, "size", None) or 0) if is_url(path) else os.fstat(raw.fileno()).st_size
         # Every stream needs peek(); local files have it already.
         plain = isinstance(raw, io.BufferedReader) and not compression
@@ -208,6 +223,7 @@ def open_input(path: str | Path, format: str | None = None, name: str | None = N
             yield InputFile(name, format or extension, raw, stream, size, bool(compression))
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
             raise decompression_error(name, compression, error) from None
+    del system  # not before: that of an archive (zip://a.txt::b.zip) closes its files when nobody uses it
 
 
 @contextmanager
@@ -231,17 +247,17 @@ def is_network_error(error: Exception) -> bool:
     return is_http or isinstance(error, TimeoutError | ConnectionError)
 
 
-def open_raw(path: str | Path) -> BinaryIO:
-    """Open a local file or fsspec URL. A FIFO or device is refused: it could block or never end."""
+def open_raw(path: str | Path) -> tuple[BinaryIO, Any]:
+    """(file, its fsspec file system or None) of a path or URL. A FIFO or device could block or never end: refused."""
     try:
         if is_url(path):
             system, inner = filesystem(path)
             if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
                 check_regular(inner)
             with network_errors(path):
-                return cast(BinaryIO, system.open(inner, "rb"))
+                return cast(BinaryIO, system.open(inner, "rb")), system
         check_regular(path)
-        return open(path, "rb")
+        return open(path, "rb"), None
     except FileNotFoundError:
         raise not_found_error(path) from None
     except IsADirectoryError:

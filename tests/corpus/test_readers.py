@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt1.corpus import readers
-from gpt1.corpus.readers import list_sources, read_documents
+from gpt1.corpus.readers import file_url, list_sources, read_documents
 from gpt1.errors import UserError
 from gpt1.files import reading as files
 from gpt1.tables.table import write_table
@@ -211,6 +212,41 @@ def test_urls_may_be_files_folders_or_glob_patterns(memory: fsspec.AbstractFileS
     assert read_texts("memory://books/*.gz") == ["a"]
     assert read_texts("memory://books/deep/rows.parquet") == ["row"]
     assert "memory://nowhere.txt does not exist" in read_error("memory://nowhere.txt")
+
+
+@pytest.mark.parametrize("archive", ["zip", "tar"])
+def test_the_files_of_an_archive_are_read_by_its_url(archive: str, tmp_path: Path) -> None:
+    write_table(tmp_path / "books/deep/rows.csv", [{"text": "row"}])
+    (tmp_path / "books/a.txt").write_text("a")
+    place = shutil.make_archive(str(tmp_path / "books"), archive, tmp_path, "books")
+    for inner in ("books", "books/*", "books/**"):
+        assert read_texts(f"{archive}://{inner}::{place}") == read_texts(tmp_path / inner) == ["a", "row"]
+    for inner in ("books/a.txt", "books/*.txt"):
+        assert read_texts(f"{archive}://{inner}::file://{place}") == ["a"]
+    assert "does not exist" in read_error(f"{archive}://b.txt::{place}")
+    Path(place).write_bytes(b"no archive")
+    assert f"{place} cannot be read" in read_error(f"{archive}://books/b.txt::{place}")
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "name", "expected"),
+    [
+        ("ftp://user@example.org/books/", "/books", "/books/a.txt", "ftp://user@example.org/books/a.txt"),
+        ("ftp://example.org", "", "/a.txt", "ftp://example.org/a.txt"),
+        ("github://owner:books@main/b/*", "b/*", "b/a.txt", "github://owner:books@main/b/a.txt"),
+        ("s3://bucket/*/a.txt", "bucket/*/a.txt", "bucket/b/a.txt", "s3://bucket/b/a.txt"),
+        (
+            "https://example.org/b",
+            "https://example.org/b",
+            "https://example.org/b/a.txt",
+            "https://example.org/b/a.txt",
+        ),
+        ("simplecache::s3://bucket/b", "bucket/b", "bucket/b/a.txt", "simplecache::s3://bucket/b/a.txt"),
+    ],
+)
+def test_the_url_of_a_file_keeps_the_server(url: str, path: str, name: str, expected: str) -> None:
+    """Not every file system is installed, or reachable from here."""
+    assert file_url(None, url, path, name) == expected
 
 
 def test_an_empty_name_is_an_error_and_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

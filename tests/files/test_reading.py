@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpt1.files.reading import is_url
+from gpt1.files.reading import file_format, is_url
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,17 @@ from gpt1.files.reading import is_url
 )
 def test_a_url_begins_with_a_protocol(name: str, expected: bool) -> None:
     assert is_url(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.b/rows.CSV.gz", ("csv", "gz")),
+        ("https://example.org/rows.csv?form=a.txt", ("csv", "")),
+        ("zip://rows.csv::https://example.org/rows.zip", ("csv", "")),
+        ("simplecache::zip://rows.csv.xz::rows.zip", ("csv", "xz")),
+        ("a::b.csv", ("csv", "")),
+    ],
+)
+def test_the_format_of_a_file_is_that_of_its_name(name: str, expected: tuple[str, str]) -> None:
+    assert file_format(name) == expected
