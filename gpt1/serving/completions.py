@@ -103,8 +103,10 @@ class CompletionJob:
         request, prompt = self.request, self.prompts[index // self.n]
         scored = bool(request.echo) and request.logprobs is not None
         text = ContinuationText(self.engine.model.tokenizer, prompt.ids, request.stop or [], prompt.ends_with_space)
+        if not prompt.shown:
+            text.prompt_text, text.length = "", 0
         if request.echo and not scored:
-            yield ChoicePart(index, text.prompt_text if prompt.shown else "")
+            yield ChoicePart(index, text.prompt_text)
         if not self.max_tokens and not scored:
             yield ChoicePart(index, finish_reason="length")
             return

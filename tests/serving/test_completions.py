@@ -146,6 +146,13 @@ def test_an_echo_that_is_scored_in_several_steps_has_every_character(workspace: 
     assert offsets == sorted(offsets)
 
 
+def test_the_tokens_after_an_empty_text_begin_at_0(client: openai.OpenAI):
+    for echo in (False, True):
+        choice = complete(client, "", max_tokens=6, temperature=0, logprobs=0, echo=echo).choices[0]
+        tokens = choice.logprobs.tokens
+        assert choice.logprobs.text_offset == [len("".join(tokens[:i])) for i in range(len(tokens))]
+
+
 def test_an_empty_text_has_no_echo(client: openai.OpenAI):
     assert complete(client, "", max_tokens=0, echo=True).choices[0].text == ""
     choice = complete(client, "", max_tokens=2, echo=True, logprobs=0, temperature=0).choices[0]
