@@ -14,6 +14,7 @@ import gpt1
 from gpt1.errors import UserError
 from gpt1.inference.predictor import load_task_predictor
 from gpt1.tables.table import read_table
+from gpt1.tokenization.tokenizer import Tokenizer
 
 MODEL = "the model must be a path or a name, not a"
 
@@ -77,6 +78,16 @@ def test_another_type_instead_of_a_path_is_an_error_with_a_fix(name: str, worksp
 ROWS = [{"text": f"row {i}", "label": "xy"[i % 2]} for i in range(20)]
 REVIEWS: dict[str, Any] = {"from_": "starter", "label": "label"}
 SETTINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a text as vocab_size": (
+        lambda out: gpt1.tokenize(["."], out=out, vocab_size="300"),  # type: ignore[arg-type]
+        "vocab_size='300' is not a whole number",
+    ),
+    "half a worker": (
+        lambda out: gpt1.tokenize(["."], out=out, workers=1.5),  # type: ignore[arg-type]
+        "workers=1.5 is not a whole number of at least 1",
+    ),
+    "half a token": (lambda _: Tokenizer.train(["a"], 8.5), "vocab_size 8.5 is not a whole number"),  # type: ignore[arg-type]
+    "no pipeline": (lambda _: Tokenizer.train(["a"], 300, pipeline=3), "there is no pipeline '3'"),  # type: ignore[arg-type]
     "text seeds": (lambda out: gpt1.curve(ROWS, out=out, seeds="2", **REVIEWS), "seeds='2' is not a whole number"),
     "no seed": (lambda out: gpt1.curve(ROWS, out=out, seeds=0, **REVIEWS), "seeds=0 is not .* of at least 1"),
     "one size": (lambda out: gpt1.curve(ROWS, out=out, sizes=8, **REVIEWS), "sizes=8 is not a list"),

@@ -28,7 +28,7 @@ from gpt1.corpus.shards import (
     read_npy_header,
     shard_name,
 )
-from gpt1.errors import UserError, require_path
+from gpt1.errors import UserError, require_count, require_path
 from gpt1.files.atomic import atomic_dir, disk_errors
 from gpt1.files.foreign import check_name, check_regular, parse_json, path_inside, short
 from gpt1.files.manifest import file_entry
@@ -73,8 +73,7 @@ def write_corpus(
     Raises:
         UserError: If a source cannot be read, or `out` exists and is not empty.
     """
-    if workers < 1:
-        raise UserError(f"--workers {workers} is out of range: it must be at least 1.", "Omit it to use all cores.")
+    require_count(workers, "--workers", 1)
     target = resolve_output(out, overwrite, corpora)
     sources = list_sources(corpora, text_field)
     start = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from gpt1.console import default_progress
 from gpt1.corpus.corpus import Corpus, resolve_output, write_corpus
 from gpt1.corpus.readers import Source, list_sources, read_source
-from gpt1.errors import ResourceError, UserError, require_path
+from gpt1.errors import ResourceError, UserError, require_count, require_path
 from gpt1.formatting import count_noun, format_size
 from gpt1.progress import Progress
 from gpt1.tokenization.tokenizer import Tokenizer
@@ -56,6 +57,9 @@ def tokenize(
         raise UserError("--tokenizer and --vocab-size cannot be combined.", "Use one of them.")
     if not isinstance(corpora, Sequence | Path):
         require_path(corpora, "a source of texts", "Write the texts to a file, for example .jsonl.")
+    require_count(1 if workers is None else workers, "--workers", 1)
+    require_count(0 if vocab_size is None else vocab_size, "--vocab-size")
+    check_worker_import()
     resolve_output(out, overwrite, corpora)
     sources = list_sources(corpora, text_field)
     if tokenizer is not None:
@@ -84,6 +88,13 @@ def tokenize(
         f"({corpus.n_bytes / tokens:.2f} bytes per token), {corpus.unknown / tokens:.3%} unknown"
     )
     return corpus
+
+
+def check_worker_import() -> None:
+    """Raise UserError in a worker process that imports the script which started it."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself finds out
+        problem = "a worker process runs the script that started it."
+        raise UserError(problem, "Put the call of tokenize below `if __name__ == '__main__':`, or use workers=1.")
 
 
 def train_tokenizer(sources: Sequence[Source], vocab_size: int | None, pipeline: str, progress: Progress) -> Tokenizer:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt1.config import MAX_VOCABULARY
-from gpt1.errors import UserError, did_you_mean
+from gpt1.errors import UserError, did_you_mean, require_count
 from gpt1.files.atomic import atomic_write_json, atomic_write_text
 from gpt1.files.foreign import MAX_JSON_BYTES, Fields, parse_json, read_bounded, short
 from gpt1.files.names import GPT1_FILES, HUGGING_FACE_FILES, LIBRARY_FILE, OPENAI_FILES
@@ -162,6 +162,7 @@ class Tokenizer:
         """
         from gpt1.tokenization.pipelines import PIPELINES, detect_pipeline
 
+        require_count(vocab_size, "vocab_size")
         if vocab_size > MAX_VOCABULARY:  # the library would abort the process
             problem = f"vocab_size {vocab_size} is too large: a model has at most {MAX_VOCABULARY:,} tokens."
             raise UserError(problem, f"Use vocab_size {MAX_VOCABULARY} or less.")
@@ -172,7 +173,7 @@ class Tokenizer:
         if pipeline not in PIPELINES:
             choices = ["auto", *PIPELINES]
             raise UserError(
-                f"there is no pipeline '{pipeline}'.{did_you_mean(pipeline, choices)}",
+                f"there is no pipeline '{pipeline}'.{did_you_mean(str(pipeline), choices)}",
                 f"Choices: {', '.join(choices)}.",
             )
         vocabulary, merges = PIPELINES[pipeline].learn(texts, vocab_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def test_the_out_of_memory_error_suggests_fewer_workers(
     with pytest.raises(ResourceError, match="out of memory") as error:
         tokenize([str(tmp_path / "a.txt")], out=tmp_path / "corpus", vocab_size=60, workers=workers)
     assert advice in error.value.fix
+
+
+def test_a_script_without_a_main_guard_is_told_to_have_one(tmp_path: Path):
+    """Worker processes import the script that starts them."""
+    (tmp_path / "a.txt").write_text("some words, and some words more\n" * 20)
+    script = tmp_path / "script.py"
+    script.write_text("import gpt1\ngpt1.tokenize(['a.txt'], out='corpus', vocab_size=60, workers=2)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "Put the call of tokenize below `if __name__ == '__main__':`, or use workers=1." in result.stderr
+    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
