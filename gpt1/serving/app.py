@@ -217,4 +217,5 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
         return ApiError(400, f"there is no field '{place[:80]}'.", "unknown_field", place[:80]).response()
     if not place:
         return ApiError(400, "send a JSON object, with Content-Type: application/json.", "invalid_json").response()
-    return ApiError(400, f"{place[:80]}: {str(first['msg'])[:200]}.", first["type"], place[:80]).response()
+    message = str(first["msg"]).removeprefix("Value error, ")[:200]  # pydantic's, before those of our own checks
+    return ApiError(400, f"{place[:80]}: {message}.", first["type"], place[:80]).response()

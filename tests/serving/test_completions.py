@@ -177,8 +177,8 @@ def test_a_text_of_the_original_pipeline_continues_with_a_space(workspace: Path,
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "a", "model": "nobody"}, "model_not_found", "no model 'nobody'"),
-    ({"prompt": []}, "value_error", "the list is empty"),
-    ({"prompt": 7}, "value_error", "use a text"),
+    ({"prompt": []}, "value_error", "prompt: the list is empty"),
+    ({"prompt": 7}, "value_error", "prompt: use a text"),
     ({"prompt": ["a", 1]}, "value_error", "use a text"),
     ({"prompt": [[]]}, "value_error", "use a text"),
     ({"prompt": [[10**9]]}, "invalid_token", "token ids are 0 to"),
