@@ -17,7 +17,7 @@ from gpt1.serving.settings import read_api_key, serve_settings
 
 NAME = "gpt1"
 MAX_ONGOING, MAX_QUEUED = 64, 256
-"""Of the `Retry-After` header of status 429."""
+"""Requests of a replica, and of the proxy that wait for one; beyond them clients get status 429."""
 
 
 def build_app(arguments: Mapping[str, Any]) -> Any:
