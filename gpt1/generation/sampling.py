@@ -14,6 +14,10 @@ MIN_TEMPERATURE = 1e-9  # lower ones count as 0: logits divided by them would ov
 MIN_EXPONENTIAL = 2**-25  # replaces 0, which an Apple GPU samples once in 30 million times (PyTorch issue 192577)
 
 
+class DamagedModelError(UserError):
+    """The model is at fault, not what it was asked."""
+
+
 def check_finite_logits(logits: Tensor) -> None:
     """Raise UserError if the softmax of the logits is not finite. Single logits of −inf (probability 0) are allowed."""
     require_finite(logits_are_finite(logits))
@@ -26,7 +30,9 @@ def logits_are_finite(logits: Tensor) -> Tensor:  # → a scalar
 def require_finite(finite: Tensor) -> None:
     if not bool(finite):
         problem = "the model's logits are not finite."
-        raise UserError(problem, "Its weights are damaged, or training diverged. Use another model or checkpoint.")
+        raise DamagedModelError(
+            problem, "Its weights are damaged, or training diverged. Use another model or checkpoint."
+        )
 
 
 class Sampler:

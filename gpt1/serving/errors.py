@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from gpt1.errors import GPT1Error, ResourceError, UserError, name_settings
+from gpt1.generation.sampling import DamagedModelError
 from gpt1.serving.engine import QueueFull
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -66,6 +67,8 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, QueueFull):
         return ApiError(429, f"{error.problem} {error.fix}", "queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
+    if isinstance(error, DamagedModelError):
+        return ApiError(503, error.problem, "model_unavailable", "model")
     if isinstance(error, UserError):
         return ApiError(400, format_message(error))
     if isinstance(error, ResourceError):

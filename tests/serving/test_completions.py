@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,21 @@ def test_a_wrong_request_is_one_error_that_names_the_field(server: RunningServer
     assert answer.error["code"] == code
     assert words in answer.error["message"]
     assert answer.error["type"] in ("invalid_request_error", "not_found_error")
+
+
+def test_a_model_with_damaged_weights_is_unavailable(workspace: Path, tmp_path: Path):
+    shutil.copytree(workspace / "runs/books/model", tmp_path / "books")
+    model = load(tmp_path / "books")
+    with torch.no_grad():
+        model.gpt.tokens.weight.fill_(3e38)  # NaN is refused when the model is loaded
+    shutil.rmtree(tmp_path / "books")
+    model.gpt.save(tmp_path / "books")
+    model.tokenizer.save(tmp_path / "books")
+    with server_thread([tmp_path / "books"]) as server:
+        for path, content in (("completions", {"prompt": "a"}), ("next", {"text": "a"})):
+            answer = server.ask(f"/v1/{path}", content)
+            assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
+            assert answer.error["message"] == "the model's logits are not finite."
 
 
 def test_the_client_raises_its_own_errors(client: openai.OpenAI):
