@@ -110,10 +110,15 @@ class Guard:
                 raise self.diverged_error(f"{bad[0]} at step {step:,}, the {MAX_SKIPPED}th such step in a row")
 
     def read(self) -> dict[str, float]:
-        """The training metrics for the next line of metrics.jsonl."""
-        if not self.meter.finite:
+        """The training metrics for the next line of metrics.jsonl; {} if all steps since the last line were skipped.
+
+        Raises Diverged if all steps of the run were skipped.
+        """
+        if self.outcome.skipped == self.outcome.step:
             raise self.diverged_error(f"no step up to step {self.outcome.step:,} had a finite loss and gradient")
         self.check_folder()
+        if not self.meter.finite:  # after the last full line there can be fewer steps than MAX_SKIPPED
+            return {}
         skipped = {"skipped_steps": self.outcome.skipped} if self.outcome.skipped else {}
         return self.meter.read() | skipped
 

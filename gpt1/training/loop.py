@@ -171,8 +171,9 @@ def is_checkpoint_step(step: int, config: TrainingConfig) -> bool:
 
 
 def record_training_metrics(stage: Stage, guard: Guard, outcome: Outcome, lr: float, progress: Progress) -> None:
-    """Record the mean metrics of the steps since the last record."""
-    means = guard.read()
+    """Record the mean metrics of the steps since the last record, unless all of them were skipped."""
+    if not (means := guard.read()):
+        return
     outcome.train_loss = means["loss"]
     if stage.peak_flops:  # model FLOPs utilization
         means["mfu"] = means["tokens_per_s"] * stage.flops_per_token / stage.peak_flops

@@ -87,6 +87,15 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_even_across_a_resume(tmp_p
     )
 
 
+def test_skipped_last_steps_after_the_last_line_of_metrics_do_not_lose_the_run(tmp_path: Path):
+    outcome, weights, _ = run_stage(make_broken_stage(dict.fromkeys((21, 22, 23), math.nan)), tmp_path)
+    assert (outcome.step, outcome.skipped) == (STEPS, 3)
+    assert all(torch.equal(weight, load_state(tmp_path, 20)[name]) for name, weight in weights.items())
+    lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [10, 20]
+    assert outcome.train_loss == lines[-1]["loss"]
+
+
 def test_a_run_without_a_finite_step_stops_with_advice(tmp_path: Path):
     made = make_broken_stage(dict.fromkeys(range(1, 4), math.nan), total_steps=3)
     with pytest.raises(Diverged, match="no step up to step 3 had a finite loss") as ended:
