@@ -122,6 +122,7 @@ class TrainingRows:
     ) -> tuple[LabeledTable, list[Example]]:
         """Validation or test rows of the same task; UserError for a label that is not in the training rows."""
         rows = load_labeled_table(source, "evaluation", data_dir)
+        check_has_rows(rows.table)
         numbers, decimal = self.kind.predicts_number(self.score), label_decimal(self.target)
         rows = rows.with_labels(self.kind, self.columns["label"], self.unlabeled, numbers, decimal)
         examples = examples_from_table(rows, self.kind, self.columns, self.numbering)
@@ -144,6 +145,7 @@ class TrainingRows:
 def training_rows(request: TaskRequest, keep_duplicates: bool = False, earlier: Target | None = None) -> TrainingRows:
     """Read and check all training rows. A known data set defines defaults for the kind and columns."""
     source = load_labeled_table(request.train, "train", request.data_dir, keep_duplicates)
+    check_has_rows(source.table)
     kind, columns = source.kind_and_columns(request.kind, request.columns)
     score = request.score or bool(source.data_set and source.data_set.score)
     numbers, decimal = kind.predicts_number(score), label_decimal(earlier)
@@ -157,6 +159,12 @@ def training_rows(request: TaskRequest, keep_duplicates: bool = False, earlier: 
         check_label_numbers(source.table, columns["label"], kind)
     target = target_from_examples(kind, score, examples, source.table.locate_row, source.table.name, numbering)
     return TrainingRows(source, kind, columns, score, examples, target, numbering, request.unlabeled)
+
+
+def check_has_rows(table: Table) -> None:
+    """UserError for a table without rows; files without rows are refused when they are read."""
+    if not table.rows:
+        raise UserError(f"{table.name} has no rows.", "Use a table with labeled rows.")
 
 
 def check_label_numbers(table: Table, label: str, kind: Kind) -> None:
@@ -252,7 +260,9 @@ def read_validation_rows(source: TrainingRows, request: TaskRequest) -> tuple[Ta
     if request.valid is None:
         return None, []
     rows, examples = source.evaluation_rows(request.valid, request.data_dir)
-    return rows.table, [example for example in examples if example.has_text]
+    if not (with_text := [example for example in examples if example.has_text]):
+        raise UserError(f"{rows.table.name}: no row has a text.", "Use other validation rows, or omit --valid.")
+    return rows.table, with_text
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,19 @@ def test_messages_about_one_row_are_singular() -> None:
     assert progress.lines[3] == "validation: 2 rows from v"
 
 
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [([], "v has no rows"), ([{"text": " ", "label": "x"}, {"text": "", "label": "y"}], "v: no row has a text")],
+)
+def test_validation_rows_that_cannot_be_used_are_refused(rows: list[dict[str, str]], problem: str) -> None:
+    train = Table("t", ["text", "label"], [{"text": text, "label": text} for text in "xy"])
+    request = TaskRequest(train, Table("v", ["text", "label"], rows), "classification", {"text": "text"})
+    with pytest.raises(UserError, match=problem):
+        load_task_data(request, FinetuneConfig(), LoggedLines())
+    with pytest.raises(UserError, match="v has no rows"):
+        load_task_data(replace(request, train=Table("v", ["text", "label"], [])), FinetuneConfig(), LoggedLines())
+
+
 GAPS = Table("t.csv", ["text", "label"], [{"text": f"t{i}", "label": "xy"[i % 2] if i % 4 else ""} for i in range(20)])
 
 
