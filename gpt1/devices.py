@@ -147,7 +147,7 @@ def translate_resource_errors(memory_advice: str) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise ResourceError(
                 f"the disk is full: {error.filename or 'no space left'}.",
-                "Free some space, then resume with the same command and --resume.",
+                "Free some space, then resume with the same command and --resume, without --overwrite.",
             ) from None
         raise
 

@@ -70,7 +70,7 @@ def report_on_exit(run: Path) -> Iterator[None]:
     except Exception as error:  # the run is complete without its page, and says how to get it
         Console().log(
             f"warning: the page of {run} could not be written ({type(error).__name__}: {error}). The run is complete; "
-            "with the same command and --resume the page is written again"
+            "with the same command and --resume, without --overwrite, the page is written again"
         )
 
 

@@ -93,7 +93,8 @@ def save_checkpoint(
             write_manifest(partial, FORMAT, (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE))
     except ResourceError as error:
         raise ResourceError(
-            error.problem, "Free some disk space, then resume with the same command and --resume."
+            error.problem,
+            "Free some disk space, then resume with the same command and --resume, without --overwrite.",
         ) from error
     return final
 

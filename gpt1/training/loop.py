@@ -163,7 +163,7 @@ def restore_best_weights(stage: Stage, outcome: Outcome, folder: Path) -> None:
 
 def interruption_error(step: int, total_steps: int, folder: Path) -> Interrupted:
     problem = f"stopped after step {step:,} of {total_steps:,}; the state is saved in {folder}."
-    return Interrupted(problem, "Resume with the same command and --resume.")
+    return Interrupted(problem, "Resume with the same command and --resume, without --overwrite.")
 
 
 def is_checkpoint_step(step: int, config: TrainingConfig) -> bool:

@@ -75,7 +75,7 @@ def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(number: int, when: 
         run_stage(make_stage(**never), tmp_path, progress=progress, config=config)
     assert progress.messages == ["Finishing this step…"]
     assert stopped.value.exit_code == 130
-    assert "--resume" in stopped.value.fix
+    assert stopped.value.fix == "Resume with the same command and --resume, without --overwrite."
     assert signal.getsignal(number) is before
     assert checkpoints.list_steps(tmp_path / "checkpoints") == [when]
     _, found, _ = run_stage(make_stage(**never), tmp_path, resume=True, config=config)
