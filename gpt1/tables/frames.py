@@ -12,7 +12,7 @@ from typing import Any
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 
-FRAME = "the DataFrame"
+FRAME, ROWS = "the DataFrame", "the rows"  # names of tables in memory
 """Name of a DataFrame in messages."""
 
 
@@ -89,7 +89,7 @@ def to_table(source: Any, texts: Collection[str] = ()) -> Any:
         if not source or not all(isinstance(row, Mapping) for row in source):
             raise UserError("the rows must be dicts by column, at least one.", 'Use [{"text": …, "label": …}, …].')
         names = dict.fromkeys(str(name) for row in source for name in row)
-        return Table("the rows", list(names), [dict.fromkeys(names) | dict(row) for row in source], unit="position")
+        return Table(ROWS, list(names), [dict.fromkeys(names) | dict(row) for row in source], unit="position")
     if is_series(source):
         raise UserError("a Series has no columns.", "Use a DataFrame with a column of texts and a column of labels.")
     if is_frame(source):

@@ -30,7 +30,7 @@ from gpt1.recipes import (
     SMALL_TABLE_ROWS,
 )
 from gpt1.runs import folder as runs
-from gpt1.tables.frames import to_table
+from gpt1.tables.frames import FRAME, ROWS, to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import KINDS
 from gpt1.tasks.targets import Target
@@ -75,7 +75,8 @@ def finetune(
 
     Args:
         train_on: Table file, DataFrame, list of rows (dicts) or `Table` to train on, or the name of a known data set,
-            which sets kind and columns. With `resume` it can be omitted, like every input and setting.
+            which sets kind and columns. With `resume` it can be omitted, like every input and setting, but not rows in
+            memory, which the run does not store.
         from_: Run or model folder of the pre-trained model.
         out: Run folder to create.
         kind: One of `gpt1.tasks.kinds.KINDS`; if only `label` is named, guessed from the table with the other columns.
@@ -179,9 +180,21 @@ def resume_finetuning(out: str | Path, request: FinetuneRequest, with_tfidf: boo
     run, stored, command = resume_run(out, FinetuneConfig, *given, progress)
     if command is None:
         return run
+    check_rows_are_stored(run, command)
     request = replace(request, task=TaskRequest.from_command(command), from_=command["from"])
     setup, cfg = prepare(request, stored, progress)
     return run_finetuning(setup, cfg, run, progress, True, with_tfidf)
+
+
+def check_rows_are_stored(run: Path, command: Mapping[str, Any]) -> None:
+    """UserError for a run that was started with rows in memory, if they are not given again."""
+    for name, call in (("train", "finetune(rows"), ("valid", "finetune(valid=rows")):
+        if (source := command[name]) in (FRAME, ROWS):
+            what = "validation rows" if name == "valid" else "rows"
+            raise UserError(
+                f"{run} was started from Python with {what} in memory ({source}), which it does not store.",
+                f"Resume it in Python with the same {what}: {call}, out=..., resume=True)",
+            )
 
 
 def prepare(

@@ -99,3 +99,18 @@ def test_a_new_run_needs_its_inputs(corpus: Path, pretrained_run: Path, tmp_path
     with pytest.raises(UserError, match="from_= is missing"):
         finetune("rows.csv", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("missing", ["train", "valid"])
+def test_a_run_of_rows_in_memory_resumes_only_with_the_same_rows(
+    missing: str, table: Table, pretrained_run: Path, tmp_path: Path
+):
+    rows = {"train_on": table.rows, "valid": [{**row, "text": f"{row['text']}!"} for row in table.rows[:20]]}
+    settings = {**FAST_SETTINGS, **EVERY_STEP, "kind": "classification", "text": "text"}
+    whole = finetune(**rows, from_=pretrained_run, out=tmp_path / "whole", **settings)
+    run = copy_until_checkpoint(2, whole, tmp_path / "run")
+    others = {name: value for name, value in rows.items() if not name.startswith(missing)}
+    with pytest.raises(UserError, match=r"rows in memory \(the rows\), which it does not store") as refused:
+        finetune(**others, out=run, resume=True)
+    assert "Resume it in Python with the same" in refused.value.fix
+    assert_same_run(finetune(**rows, out=run, resume=True, baselines=False), whole)
