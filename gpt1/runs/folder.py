@@ -104,7 +104,7 @@ def user_settings(
     given = {name: value for name, value in overrides.items() if value is not None}
     for name, value in given.items():
         if isinstance(value, Mapping):
-            given[name] = json.dumps({str(label): weight for label, weight in value.items()})
+            given[name] = json.dumps({str(label): weight for label, weight in value.items()}, default=str)
     chosen = [*from_file.items(), *given.items()]
     warn_renamed_settings(name for name, _ in chosen)
     return {(key := field_name(config_class, name)): parse_value(config_class, key, value) for name, value in chosen}

@@ -70,9 +70,13 @@ def class_weights(examples: Sequence[Example], target: Target, setting: str) -> 
         for example in examples:
             totals[target.parse(example.label)] += example.weight  # type: ignore[assignment]
         return {label: totals.total() / (len(totals) * total) if total else 0.0 for label, total in totals.items()}
-    given = parse_class_weights(setting)
-    for label in given:
-        if label not in target.labels:
+    given: dict[str, float] = {}
+    for label, weight in parse_class_weights(setting).items():
+        canonical = target.canonical_label(label)
+        if canonical in given:
+            raise UserError(f"--class-weight has two weights for the label '{canonical}'.", CLASS_WEIGHT_FIX)
+        given[canonical] = weight
+        if canonical not in target.labels:
             problem = f"--class-weight names the label '{label}', which no row has.{did_you_mean(label, target.labels)}"
             raise UserError(problem, f"Labels: {', '.join(target.labels)}.")
     return {label: given.get(label, 1.0) for label in target.labels}

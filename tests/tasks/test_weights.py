@@ -15,11 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
+from gpt1.config import FinetuneConfig
 from gpt1.errors import UserError
 from gpt1.experiments.label_efficiency import curve
 from gpt1.model.head import Head
 from gpt1.model.losses import FeatureMicroBatch, l2
-from gpt1.runs.folder import read_results, read_run_config
+from gpt1.runs.folder import read_results, read_run_config, user_settings
 from gpt1.tables.table import Table
 from gpt1.tasks.kinds import Example
 from gpt1.tasks.targets import Classes, StandardizedNumber
@@ -56,6 +57,24 @@ def test_given_weights_are_scaled_to_a_mean_of_1(labels: list[str], data: Any):
     expected = compute_sample_weight({target.labels[0]: 1.0, **given_weights}, labels)
     found = np.ones(len(labels)) if weights is None else weights.numpy()
     assert found == pytest.approx(expected / expected.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "one", "other"),
+    [
+        ([1, 0, 1], "1.0", "1"),
+        ([1.0, 0.0], "1", "1.0"),
+        ([True, False], "true", "True"),
+        (["a", "TRUE"], "true", "TRUE"),
+    ],
+)
+def test_class_weights_spell_a_label_as_rows_may(labels: list[Any], one: str, other: str):
+    target = Classes.from_labels(labels)
+    (meant,) = {target.canonical_label(one), target.canonical_label(other)}
+    expected = {**dict.fromkeys(target.labels, 1.0), meant: 3.0}
+    assert [class_weights(make_examples(labels), target, f"{name}=3") for name in (one, other)] == [expected, expected]
+    with pytest.raises(UserError, match=f"two weights for the label '{meant}'"):
+        class_weights(make_examples(labels), target, f"{one}=3,{other}=2")
 
 
 @given(n=st.integers(2, 20), data=st.data())
@@ -142,6 +161,12 @@ def test_weights_of_0_leave_nothing_to_learn():
     table = Table("rows.csv", ["text", "w"], [{"text": "a", "w": 0}, {"text": "b", "w": 0}])
     with pytest.raises(UserError, match="all rows have the weight 0"):
         example_weights(add_row_weights(make_examples(["a", "b"]), table, "w"), Classes(("a", "b")), "")
+
+
+def test_class_weights_may_be_numbers_of_numpy():
+    weights = {0: np.int64(3), np.int64(1): np.float32(0.5)}
+    setting = user_settings(FinetuneConfig, None, {"class_weight": weights})["class_weight"]
+    assert parse_class_weights(setting) == {"0": 3.0, "1": 0.5}
 
 
 def test_class_weights_reach_the_tfidf_baseline(pretrained_run: Path, tmp_path: Path):
