@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from gpt1.config import TrainingConfig
 from gpt1.errors import Diverged
 from gpt1.files.atomic import ensure_exists
 from gpt1.progress import Progress
+from gpt1.runs.folder import RESUMABLE_FIELDS
 from gpt1.tasks.metrics import LOWER_IS_BETTER
 from gpt1.training import checkpoints
 
@@ -71,6 +72,11 @@ class Meter:
         means["tokens_per_s"] = self.tokens / max(now - self.last_read, 1e-9)
         self.finite, self.tokens, self.last_read = [], 0, now
         return means
+
+
+def fixed_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that cannot change when a run is resumed."""
+    return {name: value for name, value in asdict(config).items() if name not in RESUMABLE_FIELDS}
 
 
 @dataclass
@@ -181,6 +187,7 @@ class Guard:
                 "outcome": vars(outcome),
                 "unread": self.meter.unread_metrics(),
                 "fingerprints": dict(stage.fingerprints),
+                "settings": fixed_settings(self.config),
             }
             with self.timer.saving():
                 weights = dict(stage.trainable_parameters())

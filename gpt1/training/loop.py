@@ -15,18 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt1.config import TrainingConfig
+from gpt1.config import TrainingConfig, format_flag
 from gpt1.corpus.order import derive_seed
 from gpt1.devices import translate_resource_errors, world_size
 from gpt1.errors import Interrupted, UserError
 from gpt1.files.foreign import Fields, short
+from gpt1.files.names import RUN_CONFIG_FILE
 from gpt1.formatting import count_noun
 from gpt1.kernels.buffers import refresh_buffers
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, Progress
 from gpt1.training import checkpoints, schedules
 from gpt1.training.distributed import SINGLE_PROCESS, Processes
-from gpt1.training.guard import Guard, Meter
+from gpt1.training.guard import Guard, Meter, fixed_settings
 from gpt1.training.optimizers import OPTIMIZERS, clip_coefficient, global_norm
 
 LOG_EVERY = 10  # steps per line of metrics.jsonl
@@ -107,7 +108,7 @@ def train(
     with translate_resource_errors(oom_advice(stage, config)), stop_on_signal(progress) as stop:
         optimizer = OPTIMIZERS[config.optimizer](stage.trainable_parameters(), config)
         folder, meter = run / "checkpoints", Meter()
-        outcome = resume_from_checkpoint(stage, optimizer, meter, folder, progress) if resume else Outcome()
+        outcome = resume_from_checkpoint(stage, config, optimizer, meter, folder, progress) if resume else Outcome()
         if metrics:
             metrics.truncate_after(outcome.step)
         guard = Guard(stage, config, optimizer, meter, outcome, folder, progress)
@@ -228,7 +229,9 @@ def train_step(
     return metrics
 
 
-def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: Path, progress: Progress) -> Outcome:
+def resume_from_checkpoint(
+    stage: Stage, config: TrainingConfig, optimizer: Any, meter: Meter, folder: Path, progress: Progress
+) -> Outcome:
     """Restore model, optimizer and meter from the newest valid checkpoint; damaged ones are reported.
 
     A checkpoint is also rejected if the best checkpoint that it refers to is damaged: the run is then resumed before
@@ -248,6 +251,7 @@ def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: P
                 what = {"data": "rows", "--valid corpus": "corpus of --valid"}.get(name, name)
                 problem = f"{folder.parent} was trained with {'other' if what == 'rows' else 'another'} {what}."
                 raise UserError(problem, f"Use the same {what}, or start a new run with another --out.")
+        check_settings(checkpoint.state.get("settings", {}), config, folder.parent)
         check_tensors(checkpoint.weights, dict(stage.trainable_parameters()), path / checkpoints.MODEL_FILE)
         check_tensors(checkpoint.optimizer, optimizer.state_tensors(), path / checkpoints.OPTIMIZER_FILE)
         load_weights(stage, checkpoint.weights)
@@ -257,6 +261,18 @@ def resume_from_checkpoint(stage: Stage, optimizer: Any, meter: Meter, folder: P
         return outcome
     progress.log("no valid checkpoint: starting at step 1")
     return Outcome()
+
+
+def check_settings(trained_with: Mapping[str, Any], config: TrainingConfig, run: Path) -> None:
+    """Raise UserError for a setting that was changed in config.yaml since the checkpoint, and cannot change."""
+    for name, now in fixed_settings(config).items():
+        before = trained_with.get(name, now)  # earlier versions stored none
+        if before != now:
+            raise UserError(
+                f"{run / RUN_CONFIG_FILE} was changed: {format_flag(name, now)}, but the run was trained with "
+                f"{format_flag(name, before)}. Settings cannot change on --resume.",
+                "Undo the change, or start a new run with another --out.",
+            )
 
 
 def read_outcome(checkpoint: checkpoints.Checkpoint, path: Path) -> Outcome:
@@ -274,6 +290,7 @@ def read_outcome(checkpoint: checkpoints.Checkpoint, path: Path) -> Outcome:
     if any(record.keys() != unread[0].keys() or {*map(type, record.values())} - {int, float} for record in unread):
         state.refuse("'unread' must be a list of records of numbers, all with the same names")
     state.object("fingerprints")
+    state.object("settings", {})
     return outcome
 
 

@@ -199,3 +199,15 @@ def test_a_run_cannot_be_resumed_with_another_corpus_or_tokenizer(name: str, who
     with pytest.raises(UserError, match=f"was trained with another {name}"):
         run_stage(other, tmp_path, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_setting_that_was_changed_in_the_file_of_a_run_is_refused(whole_run, tmp_path: Path):
+    folder, outcome, _ = whole_run
+    run = copy_until_checkpoint(12, folder, tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"config.yaml was changed: .*0.5.*, but the run was trained with .*0.05"
+    ) as error:
+        run_stage(make_stage(), run, resume=True, config=replace(CONFIG, peak_lr=0.5))
+    assert "Undo the change" in error.value.fix
+    allowed = replace(CONFIG, keep=5, checkpoint_every=2, micro_batch=3)
+    assert_same_outcome(run_stage(make_stage(), run, resume=True, config=allowed)[0], outcome)
