@@ -207,7 +207,7 @@ def open_for_resume(
         started_with = settings.get(name, default_value(config_class, name))  # a run of an earlier version has fewer
         if name not in RESUMABLE_FIELDS and value != started_with:
             raise UserError(
-                f"{format_flag(name, value)}: {run} was started with {format_flag(name, started_with)}. "
+                f"{format_flag(name, value)}: {run} was started with {describe_setting(name, started_with)}. "
                 "Settings cannot change on --resume.",
                 f"Omit {flag_name(name)}, or start a new run with another --out.",
             )
@@ -225,6 +225,11 @@ def open_for_resume(
         else:  # its model was deleted: training continues, and its files change
             (run / MANIFEST).unlink(missing_ok=True)
     return run, merge_settings(config_class, settings)
+
+
+def describe_setting(name: str, value: Any) -> str:
+    """A setting for a message: as typed, or that it is empty."""
+    return f"no {flag_name(name)}" if value == "" else format_flag(name, value)
 
 
 def is_same_input(run: Path, name: str, before: Any, now: Any) -> bool:

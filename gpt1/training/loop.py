@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt1.config import TrainingConfig, format_flag
+from gpt1.config import TrainingConfig
 from gpt1.corpus.order import derive_seed
 from gpt1.devices import translate_resource_errors, world_size
 from gpt1.errors import Interrupted, UserError
@@ -25,6 +25,7 @@ from gpt1.formatting import count_noun
 from gpt1.kernels.buffers import refresh_buffers
 from gpt1.model.losses import Losses
 from gpt1.progress import MetricsFile, Progress
+from gpt1.runs.folder import describe_setting
 from gpt1.training import checkpoints, schedules
 from gpt1.training.distributed import SINGLE_PROCESS, Processes
 from gpt1.training.guard import Guard, Meter, fixed_settings
@@ -269,8 +270,8 @@ def check_settings(trained_with: Mapping[str, Any], config: TrainingConfig, run:
         before = trained_with.get(name, now)  # earlier versions stored none
         if before != now:
             raise UserError(
-                f"{run / RUN_CONFIG_FILE} was changed: {format_flag(name, now)}, but the run was trained with "
-                f"{format_flag(name, before)}. Settings cannot change on --resume.",
+                f"{run / RUN_CONFIG_FILE} was changed: {describe_setting(name, now)}, but the run was trained with "
+                f"{describe_setting(name, before)}. Settings cannot change on --resume.",
                 "Undo the change, or start a new run with another --out.",
             )
 

@@ -141,6 +141,8 @@ def test_precision_auto_on_resume_means_the_stored_precision(tmp_path: Path):
 
 def test_a_switch_that_cannot_change_is_named_as_typed(tmp_path: Path):
     run = runs.create_run(tmp_path / "run", FinetuneConfig(), COMMAND)
+    with pytest.raises(UserError, match=r'class_weight="balanced": .* was started with no class_weight'):
+        runs.open_for_resume(run, FinetuneConfig, {"class_weight": "balanced"}, COMMAND)
     with pytest.raises(UserError, match=r"shared_context=False: .* was started with shared_context=True\."):
         runs.open_for_resume(run, FinetuneConfig, {"shared_context": False}, COMMAND)
 
