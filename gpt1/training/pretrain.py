@@ -171,6 +171,7 @@ class PretrainSetup:
 
     def log_time(self, cfg: PretrainConfig, progress: Progress) -> None:
         """Measure this machine and print how long the run will take, unless it takes only seconds anywhere."""
+        cfg = replace(cfg, batch_size=min(cfg.batch_size, self.train_windows.n))  # a step has at most all windows
         steps, tokens = self.count_steps(cfg), cfg.batch_size * cfg.context
         if steps * tokens * flops_per_token(self.model.config) < NEGLIGIBLE_FLOPS:
             return

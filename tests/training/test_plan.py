@@ -18,7 +18,9 @@ from gpt1.config import PretrainConfig
 from gpt1.corpus.corpus import Corpus
 from gpt1.errors import ResourceError, UserError
 from gpt1.model.gpt import GPT
+from gpt1.progress import Progress
 from gpt1.training import pretrain as pretraining
+from gpt1.training.distributed import SINGLE_PROCESS
 from gpt1.training.initial_model import new_model_config
 from gpt1.training.plan import (
     MAX_EPOCHS,
@@ -202,3 +204,17 @@ def test_a_run_says_before_it_starts_how_long_it_takes_and_the_measurement_chang
     assert any(line.startswith("5 steps of 256 tokens: about ") for line in messages.lines)
     found, expected = (GPT.from_pretrained(folder / "model").state_dict() for folder in (measured, plain))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_estimate_counts_no_more_windows_than_the_corpus_has(
+    corpus: Path, tiny_pretrain_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    settings = {**tiny_pretrain_settings, "steps": 3, "batch_size": 10**6}
+    opened, messages = Corpus.open(corpus), LoggedLines()
+    prepare = pretraining.prepare_pretraining
+    setup, cfg = prepare(PretrainConfig(**settings), opened, None, None, SINGLE_PROCESS, Progress())
+    tokens = setup.make_stage(cfg).step_batch(0).tokens
+    monkeypatch.setattr(pretraining, "NEGLIGIBLE_FLOPS", 0)
+    monkeypatch.setattr(pretraining, "measure_speed", lambda *_: Speed(60 / tokens, 0.0))  # a step takes a minute
+    setup.log_time(replace(cfg, eval_windows=1), messages)
+    assert messages.lines[0].startswith(f"3 steps of {tokens:,} tokens: about 3 min on this machine")
