@@ -34,6 +34,10 @@ def check_train_scope(cfg: FinetuneConfig, n_layer: int) -> None:
     if cfg.transfer_layers > n_layer:
         problem = f"--transfer-layers {cfg.transfer_layers}: the model has {n_layer} blocks."
         raise UserError(problem, f"Use 0 to {n_layer}; -1 transfers all of them.")
+    if cfg.from_scratch and cfg.transfer_layers >= 0:
+        raise UserError(
+            "--transfer-layers has no effect with --from-scratch: no weights are transferred.", "Use one of them."
+        )
     if cfg.long == "windows" and cfg.cut == "shares":
         raise UserError(
             "--long windows with --cut shares is not supported: shares limit each field to one window.",
