@@ -255,7 +255,7 @@ class FinetuneConfig(TrainingConfig):
     deduplicate: bool = True
     """Remove training rows that are duplicates or are also in the validation file."""
     cache_features: bool = True
-    """With `--train head`: cache the features of all examples on disk, for later runs on the same rows."""
+    """With `--train head` or `--head-first`: cache the features on disk, for later runs on the same rows."""
 
 
 Config = TypeVar("Config")
