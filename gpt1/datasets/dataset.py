@@ -272,6 +272,7 @@ class DataSet:
         keep_duplicates: bool = False,
         split: str | None = None,
         subset: str | None = None,
+        tested: KnownTable | None = None,
     ) -> tuple[KnownTable, list[str]]:
         """The training table, without rows whose texts are also in dev or test.
 
@@ -280,6 +281,7 @@ class DataSet:
             keep_duplicates: Keep these rows (recipe `paper`); the messages still report them.
             split: Train on another split, such as SNLI's dev if its train split is not available.
             subset: See `read`.
+            tested: Test rows of another or the same split, whose texts are removed as well.
 
         Returns:
             (table, messages for the user)
@@ -290,29 +292,37 @@ class DataSet:
                 f"Measure a pre-trained model: gpt1 zeroshot {self.name} --run RUN",
             )
         table = self.read(split or self.train_split, data_dir, subset)
-        notes = list(table.notes)
+        evaluations: dict[str, KnownTable] = {}
         for other in EVALUATION_SPLITS:
-            if other == (split or self.train_split) or other not in self.splits:
-                continue
-            try:
-                evaluation = self.read(other, data_dir)
-            except MissingSplit:
-                continue
-            exact = {self.comparison_texts(row) for row in evaluation.rows}
-            normalized = {self.comparison_key(row) for row in evaluation.rows}
-            kept = [i for i, row in enumerate(table.rows) if self.comparison_key(row) not in normalized]
-            if repeated := len(table) - len(kept):
-                identical = sum(self.comparison_texts(row) in exact for row in table.rows)
-                ignored = "case, punctuation and order" if self.kind.is_symmetric else "case and punctuation"
-                counts = {"identical": identical, f"ignoring {ignored}": repeated - identical}
-                notes.append(
-                    f"{table.name}: {repeated:,} of {len(table):,} rows are also in {other} "
-                    f"({', '.join(f'{n:,} {what}' for what, n in counts.items() if n)}): "
-                    f"{'kept' if keep_duplicates else 'removed'}."
-                )
-                if not keep_duplicates:
-                    table = table.select(kept)
+            if other != (split or self.train_split) and other in self.splits:
+                with suppress(MissingSplit):
+                    evaluations[other] = self.read(other, data_dir)
+        if tested is not None and tested.split not in evaluations:
+            evaluations[tested.name.partition(":")[2]] = tested
+        notes = list(table.notes)
+        for other, evaluation in evaluations.items():
+            table, note = self.remove_rows_of(evaluation, other, table, keep_duplicates)
+            notes += [note] if note else []
         return table, notes
+
+    def remove_rows_of(
+        self, evaluation: KnownTable, split: str, table: KnownTable, keep: bool
+    ) -> tuple[KnownTable, str]:
+        """(`table` without rows whose texts are in `evaluation`, or with them if `keep`; a message about them)."""
+        exact = {self.comparison_texts(row) for row in evaluation.rows}
+        normalized = {self.comparison_key(row) for row in evaluation.rows}
+        kept = [i for i, row in enumerate(table.rows) if self.comparison_key(row) not in normalized]
+        repeated = len(table) - len(kept)
+        if not repeated:
+            return table, ""
+        identical = sum(self.comparison_texts(row) in exact for row in table.rows)
+        ignored = "case, punctuation and order" if self.kind.is_symmetric else "case and punctuation"
+        counts = {"identical": identical, f"ignoring {ignored}": repeated - identical}
+        note = (
+            f"{table.name}: {repeated:,} of {len(table):,} rows are also in {split} "
+            f"({', '.join(f'{n:,} {what}' for what, n in counts.items() if n)}): {'kept' if keep else 'removed'}."
+        )
+        return table if keep else table.select(kept), note
 
     def comparison_texts(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The texts that identify a row: all of them; for multiple choice only the passage, which questions share."""
@@ -361,10 +371,16 @@ class DataSetSplit:
         return self.data.read(self.split, data_dir, self.subset)
 
     def train_table(
-        self, data_dir: str | Path | None = None, *, keep_duplicates: bool = False
+        self,
+        data_dir: str | Path | None = None,
+        *,
+        keep_duplicates: bool = False,
+        tested: KnownTable | None = None,
     ) -> tuple[KnownTable, list[str]]:
         """`DataSet.train_table` of the named split; default: the training split."""
-        return self.data.train_table(data_dir, keep_duplicates=keep_duplicates, split=self.split, subset=self.subset)
+        return self.data.train_table(
+            data_dir, keep_duplicates=keep_duplicates, split=self.split, subset=self.subset, tested=tested
+        )
 
 
 def resolve_split(data: DataSet, part: str) -> DataSetSplit:

@@ -212,6 +212,16 @@ def test_training_rows_in_test_are_removed_ignoring_case_punctuation_and_pair_or
     assert "2 of 3 rows are also in test (1 identical, 1 ignoring case, punctuation and order): removed." in notes[-1]
 
 
+def test_training_rows_in_the_split_that_is_tested_are_removed(tmp_path):
+    for name, texts in {"train": ["good", "bad"], "dev": ["Good!", "fine", "poor"]}.items():
+        rows = [f"{text}\t{k % 2}" for k, text in enumerate(texts)]
+        write_official_file(tmp_path, f"SST-2/{name}.tsv", "sentence\tlabel", *rows)
+    data = find_data_set("sst2")
+    table, notes = data.train_table(tmp_path, split="dev", tested=data.read("train", tmp_path))
+    assert [row["text"] for row in table.rows] == ["fine", "poor"]
+    assert "sst2:dev: 1 of 3 rows are also in train (1 ignoring case and punctuation): removed." in notes
+
+
 # Errors
 
 

@@ -47,22 +47,19 @@ class TaskName:
         if not splits:
             return cls(data.name, data, DataSetSplit(data, data.train_split), DataSetSplit(data), title)
         train, arrow, test = (part.strip() for part in splits.partition(">"))
-        if arrow and train == test:
-            raise UserError(f"--tasks {text} would be tested on its training rows.", "Use two different splits.")
         if not (train and arrow and test):
             raise UserError(
                 f"--tasks {text} does not name two splits.",
                 f'Use {data.name} for its official splits, or "{data.name}:dev>test" to train on dev and test on test. '
                 "The quotation marks protect > from the shell.",
             )
+        train_split, test_split = (require_data_set(f"{before}:{part}") for part in (train, test))
+        if (train_split.split or data.train_split) == (test_split.split or data.evaluation_split) and (
+            None in (train_split.subset, test_split.subset) or train_split.subset == test_split.subset
+        ):
+            raise UserError(f"--tasks {text} would be tested on its training rows.", "Use two different splits.")
         title += f" (trained on {train}, tested on {test})"
-        return cls(
-            f"{data.name}:{train}>{test}",
-            data,
-            require_data_set(f"{before}:{train}"),
-            require_data_set(f"{before}:{test}"),
-            title,
-        )
+        return cls(f"{data.name}:{train}>{test}", data, train_split, test_split, title)
 
 
 def paper_title(data: DataSet) -> str:
@@ -220,7 +217,7 @@ def read_paper_task(
     with suppress(MissingSplit):
         test = name.test.evaluation_table(data_dir)
     with suppress(MissingSplit):
-        training, notes = name.train.train_table(data_dir, keep_duplicates=keep_duplicates)
+        training, notes = name.train.train_table(data_dir, keep_duplicates=keep_duplicates, tested=test)
     if training is None:
         return SkippedTask(name, f"no training split in {place}" if test else f"none of its files are in {place}")
     if test is None or "label" not in test.columns:
