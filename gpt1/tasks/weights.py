@@ -52,31 +52,37 @@ def parse_class_weights(text: str) -> dict[str, float]:
             found[label.strip()] = weight
     weights: dict[str, float] = {}
     for label, value in found.items():
+        if not label.strip():
+            raise UserError(f"--class-weight {text} has a weight without a label.", CLASS_WEIGHT_FIX)
         weights[label] = float_or_nan(value)
         if not 0 < weights[label] < math.inf:
             raise UserError(f"--class-weight: the weight {value!r} of '{label}' is not above 0.", CLASS_WEIGHT_FIX)
     return weights
 
 
-def class_weights(examples: Sequence[Example], target: Target, setting: str) -> dict[str, float]:
+def require_classes(target: Target) -> Classes:
+    if not isinstance(target, Classes):
+        raise UserError("--class-weight needs labels that are classes.", "Omit it.")
+    return target
+
+
+def class_weights(examples: Sequence[Example], target: Classes, setting: str) -> dict[str, float]:
     """The weight of each label.
 
     `balanced` is rows / (labels · rows of the label), counted in row weights, as in scikit-learn (King and Zeng 2001).
     """
-    if not isinstance(target, Classes):
-        raise UserError("--class-weight needs labels that are classes.", "Omit it.")
     if setting == BALANCED:
         totals = Counter[str]()
         for example in examples:
-            totals[target.parse(example.label)] += example.weight  # type: ignore[assignment]
+            totals[target.canonical_label(example.label)] += example.weight  # type: ignore[assignment]
         return {label: totals.total() / (len(totals) * total) if total else 0.0 for label, total in totals.items()}
     given: dict[str, float] = {}
-    for label, weight in parse_class_weights(setting).items():
-        canonical = target.canonical_label(label)
-        if canonical in given:
-            raise UserError(f"--class-weight has two weights for the label '{canonical}'.", CLASS_WEIGHT_FIX)
-        given[canonical] = weight
-        if canonical not in target.labels:
+    for name, weight in parse_class_weights(setting).items():
+        label = target.canonical_label(name)  # 1.0 and true are the labels 1 and True, as in the rows
+        if label in given:
+            raise UserError(f"--class-weight names the label '{label}' twice.", CLASS_WEIGHT_FIX)
+        given[label] = weight
+        if label not in target.labels:
             problem = f"--class-weight names the label '{label}', which no row has.{did_you_mean(label, target.labels)}"
             raise UserError(problem, f"Labels: {', '.join(target.labels)}.")
     return {label: given.get(label, 1.0) for label in target.labels}
@@ -93,8 +99,10 @@ def example_weights(examples: Sequence[Example], target: Target, class_weight: s
     """
     weights = torch.tensor([example.weight for example in examples], dtype=torch.float64)
     if class_weight:
-        by_label = class_weights(examples, target, class_weight)
-        weights = weights * torch.tensor([by_label[str(target.parse(example.label))] for example in examples])
+        classes = require_classes(target)
+        by_label = class_weights(examples, classes, class_weight)
+        labels = [classes.canonical_label(example.label) for example in examples]
+        weights = weights * torch.tensor([by_label[label] for label in labels])
     if not weights.any():
         raise UserError("all rows have the weight 0: there is nothing to learn.", "Check the column of --weight.")
     return None if weights.min() == weights.max() else (weights / weights.mean()).float()

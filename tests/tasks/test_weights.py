@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 some_labels = st.lists(st.sampled_from("abc"), min_size=2, max_size=30).filter(lambda labels: len({*labels}) > 1)
 
 
-def make_examples(labels: list[str]) -> list[Example]:
-    return [Example((label,), label=label) for label in labels]
+def make_examples(labels: list[Any]) -> list[Example]:
+    return [Example((str(label),), label=label) for label in labels]
 
 
 @given(labels=some_labels)
@@ -46,6 +47,22 @@ def test_balanced_weights_are_those_of_scikit_learn(labels: list[str]):
     own = compute_sample_weight("balanced", labels)
     assert own.mean() == pytest.approx(1)
     assert (np.ones(len(labels)) if weights is None else weights.numpy()) == pytest.approx(own, abs=1e-6)
+
+
+@pytest.mark.parametrize("names", [(0.0, 1.0), (0, 1), (False, True), ("false", "TRUE"), ("-0", "1.0"), ("no", "yes")])
+@pytest.mark.parametrize("shown", [str, lambda name: str(name).lower()], ids=["as in the rows", "in lower case"])
+def test_a_weight_names_its_label_in_any_spelling_that_the_rows_may_have(names: tuple[Any, Any], shown: Any):
+    examples = make_examples([*names, names[1]])
+    target = Classes.from_labels([example.label for example in examples])
+    for text in (f"{shown(names[1])}=3", json.dumps({shown(names[1]): 3})):
+        assert class_weights(examples, target, text) == dict(zip(target.labels, (1.0, 3.0), strict=True))
+
+
+@pytest.mark.parametrize("text", ["1=2,1.0=3", '{"1": 2, "1.0": 3}', "=3,1=2", '{" ": 3}'])
+def test_a_label_with_two_weights_and_a_weight_without_a_label_are_refused(text: str):
+    examples = make_examples(["0", "1"])
+    with pytest.raises(UserError, match=r"twice|without a label"):
+        class_weights(examples, Classes(("0", "1")), text)
 
 
 @given(labels=some_labels, data=st.data())
@@ -73,7 +90,7 @@ def test_class_weights_spell_a_label_as_rows_may(labels: list[Any], one: str, ot
     (meant,) = {target.canonical_label(one), target.canonical_label(other)}
     expected = {**dict.fromkeys(target.labels, 1.0), meant: 3.0}
     assert [class_weights(make_examples(labels), target, f"{name}=3") for name in (one, other)] == [expected, expected]
-    with pytest.raises(UserError, match=f"two weights for the label '{meant}'"):
+    with pytest.raises(UserError, match=f"the label '{meant}' twice"):
         class_weights(make_examples(labels), target, f"{one}=3,{other}=2")
 
 
