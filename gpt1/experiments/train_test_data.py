@@ -135,6 +135,9 @@ def read_train_test(
         evaluation, examples = source.evaluation_rows(test, data_dir)
         tested = ExampleSet(evaluation.table, examples)
         kept, repeated, leaked = deduplicate(source.kind, training.examples, tested.examples)
+        if not kept:
+            problem = f"{name}: all rows are also test rows, in {evaluation.table.name}."
+            raise UserError(problem, "Use test rows of your own: --test FILE.")
         training = training.subset(kept, name)
         notes += evaluation.notes
     if repeated or leaked:

@@ -46,6 +46,13 @@ def test_test_rows_are_fixed_and_no_training_row_is_among_them(table: Table) -> 
     assert found.draw_train_set(8, 0, "").table.rows != found.draw_train_set(8, 1, "").table.rows
 
 
+def test_test_rows_with_all_training_rows_are_an_error(table: Table) -> None:
+    columns, test = {"text": "text", "label": "label"}, Table("t.csv", table.columns, table.rows[::-1])
+    with pytest.raises(UserError, match=r"rows.jsonl: all rows are also test rows, in t.csv.") as error:
+        read_train_test(table, test, "classification", columns, False, None)
+    assert "--test" in error.value.fix
+
+
 def test_a_table_with_one_row_per_label_leaves_none_for_the_test(shared_data: Path) -> None:
     two = shared_data / "cases" / "02-curve-single-row-label" / "two.csv"
     with pytest.raises(UserError, match=r"two.csv: 2 rows for 2 labels leave none for a test"):
