@@ -231,8 +231,17 @@ def test_the_error_of_an_invalid_schema_names_its_line(text: str, message: str, 
         read_schemas(tmp_path / "test.c.txt")
 
 
-def test_missing_schemas_are_an_error(pretrained_run: Path, tmp_path: Path) -> None:
+def test_missing_schemas_are_an_error(pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPT1_DATA", raising=False)
     with pytest.raises(UserError, match="the folder with the Winograd schemas is missing"):
         zeroshot("winograd", run=pretrained_run)
     with pytest.raises(UserError, match=r"no train\.c\.txt"):
         zeroshot("winograd:train", run=pretrained_run, data_dir=tmp_path)
+
+
+def test_schemas_are_found_in_the_folder_of_the_environment(
+    pretrained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test.c.txt").write_text(SCHEMAS, encoding="utf-8")
+    monkeypatch.setenv("GPT1_DATA", str(tmp_path))
+    assert zeroshot("winograd", run=pretrained_run) == zeroshot("winograd", run=pretrained_run, data_dir=tmp_path)

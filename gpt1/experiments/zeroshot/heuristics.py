@@ -24,7 +24,7 @@ from gpt1.experiments.zeroshot.scoring import (
     mean_log_probability,
 )
 from gpt1.experiments.zeroshot.task import ZeroShotTask
-from gpt1.experiments.zeroshot.winograd import DOWNLOAD_HINT, WinogradSchema, find_schemas, read_schemas
+from gpt1.experiments.zeroshot.winograd import WinogradSchema, find_schemas, read_schemas
 from gpt1.formatting import count_noun
 from gpt1.inference.evaluate import given_columns
 from gpt1.inference.predictor import LanguageModel, load
@@ -256,10 +256,6 @@ def choice_task(rows: ExampleSet) -> ZeroShotTask:
 def winograd_task(what: str, data_dir: str | Path | None, split: str, rows: int) -> ZeroShotTask:
     if what.endswith(".txt"):
         path = Path(what)
-    elif data_dir is None:
-        raise UserError(
-            "the folder with the Winograd schemas is missing.", f"{DOWNLOAD_HINT} Add --data-dir with their folder."
-        )
     else:
         if split not in ("train", "test"):
             raise UserError(f"winograd has no split '{split}'.", "It has: train, test.")

@@ -12,7 +12,6 @@ from gpt1.errors import UserError, did_you_mean
 from gpt1.experiments.result_store import Job, rows_fingerprint
 from gpt1.experiments.zeroshot.heuristics import WINOGRAD, build_zeroshot_task
 from gpt1.experiments.zeroshot.task import ZeroShotTask
-from gpt1.experiments.zeroshot.winograd import find_schemas
 from gpt1.files.foreign import Fields
 from gpt1.files.manifest import file_entry
 from gpt1.files.names import RESULTS_FILE
@@ -116,8 +115,6 @@ def plan_zeroshot_runs(
                 f"Choose among: {', '.join(KB_PER_ROW)}.",
             )
         try:
-            if name == WINOGRAD:
-                require_schemas(data_dir)
             found[name] = build_zeroshot_task(
                 name, data_dir=data_dir, rows=rows.get(name, rows.get("", 0)), progress=progress
             )
@@ -128,13 +125,3 @@ def plan_zeroshot_runs(
             f"no zero-shot task can be measured. {' '.join(notes)}", "Choose the folder of the files: --data-dir DIR"
         )
     return [ZeroShotRun(name, model, task, device) for model in models for name, task in found.items()], notes
-
-
-def require_schemas(data_dir: str | Path | None) -> None:
-    """MissingSplit if there are no Winograd schemas."""
-    if data_dir is None:
-        raise MissingSplit("--data-dir is not set.")
-    try:
-        find_schemas(data_dir, "test")
-    except UserError as error:
-        raise MissingSplit(error.problem, error.fix) from None

@@ -6,11 +6,13 @@ line separates schemas.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt1.datasets import MissingSplit
 from gpt1.errors import UserError
 from gpt1.files.foreign import read_bounded
 from gpt1.files.reading import not_found_error
@@ -30,13 +32,19 @@ class WinogradSchema:
     answer_index: int
 
 
-def find_schemas(data_dir: str | Path, split: str) -> Path:
-    """The file of a split; UserError if there is none."""
+def find_schemas(data_dir: str | Path | None, split: str) -> Path:
+    """The file of a split, in `data_dir` or GPT1_DATA; MissingSplit if there is none."""
+    data_dir = data_dir or os.environ.get("GPT1_DATA")
+    if not data_dir:
+        raise MissingSplit(
+            "the folder with the Winograd schemas is missing.",
+            f"{DOWNLOAD_HINT} Set their folder with --data-dir (or GPT1_DATA).",
+        )
     for folder in SCHEMA_FOLDERS:
         for name in SCHEMA_FILES[split]:
             if (path := Path(data_dir) / folder / name).is_file():
                 return path
-    raise UserError(f"no Winograd schemas in {data_dir}: no {SCHEMA_FILES[split][0]} found.", DOWNLOAD_HINT)
+    raise MissingSplit(f"no Winograd schemas in {data_dir}: no {SCHEMA_FILES[split][0]} found.", DOWNLOAD_HINT)
 
 
 def read_schemas(path: str | Path) -> list[WinogradSchema]:
