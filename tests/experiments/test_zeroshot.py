@@ -149,6 +149,35 @@ def test_the_labels_of_the_words_are_read_as_those_of_the_rows(pretrained_run: P
         assert zeroshot(table, words=words, **options)["metrics"]["accuracy"] == 0.5
 
 
+TABLE = Table(
+    "t.csv", ["q", "a", "b", "label"], [{"q": f"q {i}", "a": "x", "b": "y", "label": i % 2} for i in range(4)]
+)
+CHOICE: dict[str, Any] = {"kind": "choice", "context": "q", "choices": "a,b", "label": "label"}
+UNUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (TABLE, CHOICE | {"words": {"0": "x", "1": "y"}}, "words= does not apply to kind choice"),
+    (TABLE, CHOICE | {"append": "so"}, "append= does not apply to kind choice"),
+    ("race", {"words": {"0": "x", "1": "y"}}, "words= does not apply to RACE"),
+    ("cola", {"append": "so"}, "append= does not apply to CoLA"),
+    ("winograd", {"kind": "choice"}, "kind= does not apply to Winograd schemas"),
+    ("mine.txt", {"text": "sentence"}, "text= does not apply to Winograd schemas"),
+]
+
+
+@pytest.mark.parametrize(("what", "options", "message"), UNUSED, ids=range(len(UNUSED)))
+def test_an_option_that_the_heuristic_does_not_use_is_refused(
+    what: Any, options: dict[str, Any], message: str, pretrained_run: Path, official_data: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        zeroshot(what, run=pretrained_run, data_dir=official_data, **options)
+
+
+def test_an_empty_word_is_refused(pretrained_run: Path, table: Table) -> None:
+    """The log-probability of no token is 0, more than that of any word."""
+    options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
+    with pytest.raises(UserError, match="words= must map labels to words"):
+        zeroshot(table, run=pretrained_run, words={"yes": " ", "no": "broken"}, **options)
+
+
 def test_a_text_gets_the_label_of_its_most_likely_next_word(pretrained_run: Path, table: Table) -> None:
     options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "append": "it is"}
     result = zeroshot(table, run=pretrained_run, words={"yes": "valid", "no": "broken"}, **options)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt1.config import flag_name
 from gpt1.console import default_progress
 from gpt1.datasets import DataSet
 from gpt1.datasets.labeled import LabeledTable, examples_from_table, load_labeled_table
@@ -35,6 +36,7 @@ from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_label
 
 SST2_WORDS = {"1": "positive", "0": "negative"}
+APPEND = "very"
 WINOGRAD = "winograd"
 THRESHOLD_ROWS = 2000
 """Number of training sentences on which CoLA's threshold is chosen; more would change it by less than its noise."""
@@ -47,7 +49,7 @@ def zeroshot(
     data_dir: str | Path | None = None,
     kind: str | None = None,
     words: Mapping[str, str] | None = None,
-    append: str = "very",
+    append: str = APPEND,
     rows: int = 0,
     progress: Progress | None = None,
     **columns: str | None,
@@ -65,7 +67,7 @@ def zeroshot(
         data_dir: folder with the files of data sets.
         kind: of a table: "choice", or "classification" with `words`.
         words: label → the word that stands for it.
-        append: text between a row's text and the word.
+        append: text between a row's text and the word; by default "very".
         rows: maximum number of rows, 0 for all; always the same sample. BLiMP: as many of each paradigm.
         progress: shows the progress; by default nothing is printed.
         **columns: columns of a table, such as `text` and `label`.
@@ -95,7 +97,7 @@ def build_zeroshot_task(
     data_dir: str | Path | None = None,
     kind: str | None = None,
     words: Mapping[str, str] | None = None,
-    append: str = "very",
+    append: str = APPEND,
     rows: int = 0,
     progress: Progress | None = None,
     **columns: str | None,
@@ -105,17 +107,23 @@ def build_zeroshot_task(
     refuse_reserved("zeroshot", columns)
     require_count(rows, "--rows")
     check_words(words)
-    name, _, split = str(what).lower().partition(":")
-    if name == WINOGRAD or str(what).endswith(".txt"):
-        return winograd_task(str(what), data_dir, split or "test", rows)
+    columns, with_words = given_columns(columns), {"words": words, "append": None if append == APPEND else append}
+    source_name = "" if isinstance(what, Table) else str(what)
+    name, _, split = source_name.lower().partition(":")
+    if name == WINOGRAD or source_name.endswith(".txt"):
+        refuse_unused("Winograd schemas", {"kind": kind, **columns, **with_words})
+        return winograd_task(source_name, data_dir, split or "test", rows)
     source = load_labeled_table(what, "evaluation", data_dir)
     data = source.data_set
     for note in source.notes:
         progress.log(note)
     if data and data.name == BLIMP:
+        refuse_unused(data.title, {"kind": kind, **columns, **with_words})
         return minimal_pairs_task(source.table, rows)
-    task_kind, all_columns = source.kind_and_columns(kind, given_columns(columns))
+    task_kind, all_columns = source.kind_and_columns(kind, columns)
     examples = read_rows(source, task_kind, all_columns, progress)
+    if task_kind.multiple_choice or (data and data.name == "cola"):
+        refuse_unused(data.title if data else f"kind {task_kind.name}", with_words)
     chosen = limit_rows(ExampleSet(source.table, examples), task_kind, data, rows)
     if data and data.name == "cola":
         return cola_task(chosen, data, data_dir)
@@ -133,9 +141,18 @@ def build_zeroshot_task(
 
 
 def check_words(words: Any) -> None:
-    """UserError for an argument from Python that is not a mapping of labels to words."""
-    if words is not None and not (isinstance(words, Mapping) and all(isinstance(w, str) for w in words.values())):
+    """UserError for an argument from Python that is not a mapping of labels to words, none of them empty."""
+    if words is not None and not (
+        isinstance(words, Mapping) and all(isinstance(word, str) and word.strip() for word in words.values())
+    ):
         raise UserError(f"--words must map labels to words, not be {words!r}.", 'Use {"pos": "good", "neg": "bad"}.')
+
+
+def refuse_unused(name: str, options: Mapping[str, Any]) -> None:
+    """UserError for an option that the heuristic of `name` does not use."""
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(f"{flag_name(option)} does not apply to {name}.", f"Remove {flag_name(option)}.")
 
 
 def read_rows(source: LabeledTable, kind: Kind, columns: Mapping[str, str], progress: Progress) -> list[Example]:
