@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -176,6 +177,15 @@ def test_an_empty_word_is_refused(pretrained_run: Path, table: Table) -> None:
     options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label"}
     with pytest.raises(UserError, match="words= must map labels to words"):
         zeroshot(table, run=pretrained_run, words={"yes": " ", "no": "broken"}, **options)
+
+
+def test_rows_of_a_frame_and_of_a_list_are_scored_like_their_table(pretrained_run: Path, table: Table) -> None:
+    options: dict[str, Any] = {"kind": "classification", "text": "text", "label": "label", "run": pretrained_run}
+    options |= {"words": {"yes": "valid", "no": "broken"}}
+    rows = [{"text": row["text"], "label": row["label"]} for row in table.rows]
+    expected = zeroshot(table, **options)
+    for given_rows, name in ((rows, "the rows"), (pd.DataFrame(rows), "the DataFrame")):
+        assert zeroshot(given_rows, **options) == {**expected, "task": name}
 
 
 def test_a_text_gets_the_label_of_its_most_likely_next_word(pretrained_run: Path, table: Table) -> None:

@@ -30,6 +30,7 @@ from gpt1.formatting import count_noun
 from gpt1.inference.evaluate import given_columns
 from gpt1.inference.predictor import LanguageModel, load
 from gpt1.progress import Progress
+from gpt1.tables.frames import to_table
 from gpt1.tables.table import Table
 from gpt1.tasks.examples import check_columns, find_numbering, numbering_notes, parse_at
 from gpt1.tasks.kinds import Example, Kind
@@ -43,7 +44,7 @@ THRESHOLD_ROWS = 2000
 
 
 def zeroshot(
-    what: str | Path | Table,
+    what: Any,
     *,
     run: str | Path,
     data_dir: str | Path | None = None,
@@ -62,7 +63,8 @@ def zeroshot(
     paper does not have: the sentence with the higher log-probability.
 
     Args:
-        what: cola, sst2, race, storycloze, winograd or blimp; a file of Winograd schemas (.txt); or a table.
+        what: cola, sst2, race, storycloze, winograd or blimp; a file of Winograd schemas (.txt); or a table: a file, a
+            DataFrame, a list of rows (dicts) or a `Table`.
         run: run or model folder of the pre-trained model.
         data_dir: folder with the files of data sets.
         kind: of a table: "choice", or "classification" with `words`.
@@ -92,7 +94,7 @@ def zeroshot(
 
 
 def build_zeroshot_task(
-    what: str | Path | Table,
+    what: Any,
     *,
     data_dir: str | Path | None = None,
     kind: str | None = None,
@@ -108,6 +110,7 @@ def build_zeroshot_task(
     require_count(rows, "--rows")
     check_words(words)
     columns, with_words = given_columns(columns), {"words": words, "append": None if append == APPEND else append}
+    what = to_table(what)
     source_name = "" if isinstance(what, Table) else str(what)
     name, _, split = source_name.lower().partition(":")
     if name == WINOGRAD or source_name.endswith(".txt"):
