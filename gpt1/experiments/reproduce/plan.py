@@ -67,6 +67,15 @@ class Request:
         require_count(self.seeds, "--seeds", 1)
         require_list(self.tasks, "--tasks", '["rte", "cola"]')
         require_list(self.methods, "--methods", '["full", "tfidf"]')
+        for flag, limits in (("--rows", self.rows), ("--test-rows", self.test_rows)):
+            if not isinstance(limits, Mapping):
+                raise UserError(f"{flag} {limits!r} is not a mapping.", 'Use {"": 500} for all tasks, or {"rte": 500}.')
+            for number in limits.values():
+                require_count(number, flag, 1)
+        if self.halves == ["right"] and self.rows:
+            raise UserError("--rows does not apply to the right half of figure2: it trains nothing.", "Remove --rows.")
+        if self.what == "figure2" and self.lstm is not None and "right" not in self.halves:
+            raise UserError("--lstm does not apply to the left half of figure2.", "Remove --lstm.")
         check_pretrained_model(self.from_, "--from")
         if self.lstm is not None:
             check_pretrained_model(self.lstm, "--lstm")

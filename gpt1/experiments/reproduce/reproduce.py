@@ -68,7 +68,8 @@ def reproduce(
     given = runs.user_settings(FinetuneConfig, config, settings)
     refuse_reserved("reproduce", given)
     resolved = runs.resolve_settings(FinetuneConfig, given)  # checks the ranges
-    names, limits = (tasks or (), methods or ()), (rows or {}, test_rows or {})
+    names = (tasks or (), methods or ())
+    limits = [{} if some is None else some for some in (rows, test_rows)]
     request = Request(what, from_, out, data_dir, seeds, *names, *limits, lstm, left, right, given)
     request.validate()
     store = ResultStore.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": given})
