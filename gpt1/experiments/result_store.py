@@ -67,9 +67,10 @@ class ResultStore:
                 f"{folder / STORE_FILE} cannot be read: the file is damaged.", "Delete it, or choose another --out."
             ) from None
         for name, value in about.items():
-            if without_resumable_fields(before.get(name)) != without_resumable_fields(value):
+            old, new = without_resumable_fields(before.get(name)), without_resumable_fields(value)
+            if old != new:
                 raise UserError(
-                    f"{folder} was started with {name} {abbreviate(before.get(name))}, not {abbreviate(value)}.",
+                    f"{folder} was started with {describe_change(name, old, new)}.",
                     f"Choose another --out, or use the same {name}.",
                 )
         return cls(folder, about, results)
@@ -94,9 +95,22 @@ def is_empty_or_unfinished(folder: Path) -> bool:
     return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
 
 
-def abbreviate(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "…"
+def describe_change(name: str, before: Any, now: Any) -> str:
+    """How the results of a folder were started, in words: a user has not chosen hashes and configs."""
+    if name == "model":
+        return "another model"
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{name} {before}, not {now}"
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if name == "rows":
+        return f"other {' and '.join(changed)} rows"
+    show = show_setting if name == "settings" else "{} {}".format
+    old, new = (", ".join(show(key, side[key]) for key in changed if key in side) for side in (before, now))
+    return f"other {name}: {old or 'the defaults'} instead of {new or 'the defaults'}"
+
+
+def show_setting(name: str, value: Any) -> str:
+    return format_flag("min_steps" if name == "min_updates" else name, value)  # older folders have the former name
 
 
 def run_jobs(

@@ -325,10 +325,12 @@ def test_a_folder_of_another_curve_is_refused_with_the_difference(
     options: dict[str, Any] = {"from_": pretrained_run, "out": tmp_path / "curve", **QUICK, **TASK}
     curve(table, **options)
     curve(table, **(options | {"micro_batch": 1}))  # as the out-of-memory error advises
-    with pytest.raises(UserError, match="was started with settings"):
+    with pytest.raises(UserError, match=r"was started with other settings: .* instead of peak_lr=0\.001"):
         curve(table, **(options | {"peak_lr": 1e-3}))
+    with pytest.raises(UserError, match=r"min_steps=.* instead of min_steps=7"):
+        curve(table, **(options | {"min_steps": 7}))
     other = Table(table.name, table.columns, table.rows[:-1])
-    with pytest.raises(UserError, match="was started with rows"):
+    with pytest.raises(UserError, match=r"was started with other (train and )?test rows"):
         curve(other, **options)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("text", encoding="utf-8")
