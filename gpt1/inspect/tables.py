@@ -322,7 +322,10 @@ def is_quoted(text: str) -> bool:
 def find_label_leaks(examples: Sequence[Example], counts: Mapping[str, int]) -> list[str]:
     """Warnings about labels that occur as words in the texts of their own rows much more often than in others."""
     warnings = []
-    rows = [(str(example.label).strip(), " ".join(example.fields).casefold()) for example in examples]
+    rows = [
+        (None if is_empty(example.label) else as_label(example.label), " ".join(example.fields).casefold())
+        for example in examples
+    ]
     for name, n in counts.items():
         if n < 3 or n == len(rows) or len(name) < 2 or len(counts) > 50:
             continue

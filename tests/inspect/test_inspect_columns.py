@@ -9,6 +9,7 @@ import pytest
 
 from gpt1.inspect import inspect, print_facts
 from gpt1.tables.table import write_table
+from gpt1.tasks.labels import as_label
 
 LONG = [f"some words of row {i}" for i in range(12)]
 
@@ -94,3 +95,12 @@ def test_duplicate_texts_and_duplicate_rows_are_counted(tmp_path: Path, capfd: p
         "duplicates: 3 rows have the same text as an earlier row, 1 of them with another label; "
         "2 rows have the same cells in every column" in " ".join(capfd.readouterr().out.split())
     )
+
+
+@pytest.mark.parametrize("labels", [(False, True), ("false", "TRUE"), ("10.0", "20.0")], ids=str)
+def test_a_label_in_its_texts_is_found_in_any_spelling(tmp_path: Path, labels: tuple[Any, Any]):
+    rows = [{"text": f"row {i} is {as_label(labels[i % 2])}, really", "label": labels[i % 2]} for i in range(20)]
+    write_table(tmp_path / "t.jsonl", rows)
+    warnings = " ".join(inspect(tmp_path / "t.jsonl")["warnings"])
+    for label in map(as_label, labels):
+        assert f"the label '{label}' occurs in 100% of its own texts and in 0% of the others" in warnings
