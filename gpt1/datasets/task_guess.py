@@ -25,6 +25,8 @@ LABEL_COLUMN_NAMES = (
     *("similarity", "rating", "stars", "answer", "correct", "right", "y", "prediction"),
 )
 """Names of label columns, most likely first."""
+SEVERAL_LABELS_NAMES = LABEL_COLUMN_NAMES[:9]
+"""Those of a column of lists that are labels; lists under the other names may be the answers of multiple choice."""
 ENTAILMENT_LABELS = {"entailment", "neutral", "contradiction", "not_entailment", "entails"}
 ANSWER_COLUMN_PATTERN = re.compile(
     r"(choice|option|answer|end|ending|alternative|quiz)s?[_ ]?\(?([0-9]|[a-h])\)?", re.IGNORECASE
@@ -179,7 +181,9 @@ def find_label_column(cells: dict[str, list[Any]], rows: int) -> str | None:
         for name, values in cells.items()
         if label_separator(values) or (values and not is_list_column(values) and looks_like_label(values, rows))
     ]
-    return candidates[-1] if candidates else None
+    if candidates:
+        return candidates[-1]
+    return next((lowered[name] for name in SEVERAL_LABELS_NAMES if name in lowered), None)
 
 
 def indicator_columns(cells: dict[str, list[Any]], label: str | None) -> list[str]:

@@ -156,6 +156,18 @@ def test_several_columns_of_0_and_1_are_several_labels():
     assert guess([{**row, "spam": 1} for row in FLAGS]).startswith("--kind classification")
 
 
+def test_lists_under_the_name_of_a_label_are_several_labels():
+    def guess(**columns: Any) -> str:
+        rows = [{"text": f"a text number {i}", **columns} for i in range(9)]
+        return guess_task(Table("rows.csv", list(rows[0]), rows)).flags
+
+    assert guess(labels=["x", "y"]) == "--kind multilabel --text text --label labels"
+    assert guess(Topic="['x', 'y']") == "--kind multilabel --text text --label Topic"
+    # not if another column is the label, or if they may be answers
+    assert guess(label=["x", "y"], right=1) == "--kind choice --context text --choices label --label right"
+    assert guess(answer=["x", "y"]) == "--kind choice --context text --choices answer"
+
+
 def test_dates_are_not_labels():
     rows = [{"page": f"a page number {i}", "section": "ab"[i % 2], "seen": f"0{1 + i % 2}.11.2026"} for i in range(12)]
     assert guess_task(Table("pages.csv", list(rows[0]), rows)).columns == {"text": "page", "label": "section"}
