@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import _check_sample_weight
 
 from gpt1.formatting import count_noun
-from gpt1.tables.cells import is_missing
+from gpt1.tables.cells import decode_bytes, is_missing
 from gpt1.tables.frames import is_frame, is_series, series_values
 
 
@@ -28,13 +28,13 @@ def text_rows(X: Any, columns: int) -> NDArray[np.object_]:
     rows = frame_rows(X) if is_frame(X) else list(X)
     found = np.empty((len(rows), columns), dtype=object)
     for i, row in enumerate(rows):
-        cells = [row] if isinstance(row, str) or not isinstance(row, Sequence | np.ndarray) else list(row)
+        cells = [row] if isinstance(row, str | bytes) or not isinstance(row, Sequence | np.ndarray) else list(row)
         if len(cells) != columns:
             raise ValueError(f"X has {count_noun(len(cells), 'column')} in row {i}, but needs {columns} with texts.")
         for k, cell in enumerate(cells):
             if is_missing(cell):
                 raise ValueError(f"the text is missing (None or NaN) in row {i} of X.")
-            found[i, k] = str(cell)
+            found[i, k] = decode_bytes(cell) if isinstance(cell, bytes) else str(cell)
     return found
 
 

@@ -1,4 +1,4 @@
-"""DataFrames whose columns are those of `fit`, in another order."""
+"""X of the estimators: DataFrames with other columns than in `fit`, bytes, and rows that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from gpt1.errors import UserError
 from gpt1.sklearn import GPTChoice, GPTPairClassifier
+from gpt1.sklearn.inputs import text_rows
 from gpt1.tables.table import Table
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -37,3 +39,11 @@ def test_a_question_before_the_context_is_an_error(pretrained_run: Path, table: 
     model = GPTChoice(str(pretrained_run), **QUICK).fit(frame, [row["right"] for row in table.rows])
     with pytest.raises(ValueError, match="order of fit: c, q, a"):
         model.predict(frame[["q", "c", "a"]])
+
+
+@pytest.mark.parametrize("texts", [["a text", "été"], [["a", "pair"], ["of", "texts"]]], ids=["texts", "pairs"])
+def test_bytes_are_texts_in_utf_8_as_in_tables(texts: list[Any]):
+    columns = np.array(texts).reshape(2, -1)
+    assert text_rows(np.char.encode(texts, "utf-8"), columns.shape[1]).tolist() == columns.tolist()
+    with pytest.raises(UserError, match="not UTF-8 text"):
+        text_rows([b"\xe9"], 1)
