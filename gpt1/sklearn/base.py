@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,8 @@ class FineTunedEstimator(ModelHolder):
 
         if not weights.any():
             raise ValueError("all sample weights are 0: there is nothing to learn.")
-        kept = [{**row, WEIGHT: w} for row, w in zip(rows.rows, weights.tolist(), strict=True) if w]
+        kept = rows.select(np.flatnonzero(weights).tolist())
+        weighted = [{**row, WEIGHT: w} for row, w in zip(kept.rows, weights[weights > 0].tolist(), strict=True)]
         if weights.min() < weights.max():
             how["weight"] = WEIGHT
         chosen = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
@@ -166,7 +167,7 @@ class FineTunedEstimator(ModelHolder):
         with tempfile.TemporaryDirectory(prefix="gpt1-") as name:
             try:
                 run = finetune(
-                    Table(rows.name, [*rows.columns, WEIGHT], kept),
+                    replace(kept, columns=[*rows.columns, WEIGHT], rows=weighted),
                     from_=self.pretrained,
                     out=Path(name) / "run",
                     kind=kind,
@@ -187,4 +188,4 @@ class FineTunedEstimator(ModelHolder):
         """`texts` and `labels` of X and y, under the names that X and y have if they are DataFrames or Series."""
         names = training_column_names(X, y, self._roles())
         rows = [dict(zip(names, (*row, label), strict=True)) for row, label in zip(texts, labels, strict=True)]
-        return Table("X", names, rows)
+        return Table("X", names, rows, unit="position")

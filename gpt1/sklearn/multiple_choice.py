@@ -43,7 +43,7 @@ class GPTChoice(ClassifierMixin, FineTunedEstimator):
         cells = [role_cells(question, self.roles_) for question in questions]
         rows = [dict(zip(names, (*row, n), strict=True)) for row, n in zip(cells, numbers.tolist(), strict=True)]
         self.classes_ = np.arange(max(len(answers) for *_, answers in questions))
-        self._finetune(Table("X", names, rows), "choice", weights)
+        self._finetune(Table("X", names, rows, unit="position"), "choice", weights)
         return self
 
     def _roles(self) -> tuple[str, ...]:

@@ -47,3 +47,11 @@ def test_bytes_are_texts_in_utf_8_as_in_tables(texts: list[Any]):
     assert text_rows(np.char.encode(texts, "utf-8"), columns.shape[1]).tolist() == columns.tolist()
     with pytest.raises(UserError, match="not UTF-8 text"):
         text_rows([b"\xe9"], 1)
+
+
+def test_rows_of_an_error_count_from_0_also_if_rows_without_weight_are_left_out(pretrained_run: Path, table: Table):
+    questions = [(row["text"], row["answers"]) for row in table.rows]
+    questions[4] = ("a text", ["one answer"])
+    weights = [0.0, 0.0, *[1.0] * (len(questions) - 2)]
+    with pytest.raises(UserError, match="X, position 4: only 1 answer"):
+        GPTChoice(str(pretrained_run), **QUICK).fit(questions, [0] * len(questions), sample_weight=weights)
