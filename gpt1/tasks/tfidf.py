@@ -16,7 +16,7 @@ from gpt1.tasks import metrics
 from gpt1.tasks.kinds import Example, Kind
 from gpt1.tasks.labels import as_number
 from gpt1.tasks.multilabel import MultiLabel, cross_fit_labels
-from gpt1.tasks.targets import Answers, Classes, Target
+from gpt1.tasks.targets import Answers, Classes, Target, withhold_predictions
 
 VECTORIZERS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b|\S"},
@@ -134,7 +134,8 @@ class FittedLinearModel:
     balanced: bool = False
 
     def scores(self, target: Target, examples: Sequence[Example], validation: Sequence[Example] = ()) -> dict[str, Any]:
-        """Metrics of the task on `examples`; `validation` as for `tfidf_scores`."""
+        """Metrics of the task on `examples`; `validation` as for `tfidf_scores`. Rows without text are mistakes, as for
+        the model."""
         predicted: list[Any]
         if isinstance(target, MultiLabel):
             predicted = self.predict_labels(target, examples, validation)
@@ -145,6 +146,7 @@ class FittedLinearModel:
         else:
             predicted = self.model.predict(self.features.transform(examples)).tolist()
         gold = metrics.gold_answers(target, [example.label for example in examples])
+        predicted = withhold_predictions(target, predicted, [example.has_text for example in examples])
         scores = metrics.target_scores(target, gold, predicted)
         return {name: value for name, value in scores.items() if name != "f1_of"}
 

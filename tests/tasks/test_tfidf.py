@@ -78,6 +78,16 @@ def test_a_word_that_determines_the_label_is_learned(kind: str) -> None:
     assert any(found["C"] == pytest.approx(c) for c in C_VALUES)
 
 
+@pytest.mark.parametrize("kind", ["classification", "entailment", "multilabel", "choice"])
+def test_test_rows_without_text_are_mistakes_as_for_the_model(kind: str) -> None:
+    rows = examples(kind, 64)
+    training, test = rows[:48], rows[48:]
+    target = target_from_examples(KINDS[kind], False, training, str, "rows")
+    empty = [replace(e, fields=("",) * len(e.fields), answers=(" ",) * len(e.answers)) for e in test]
+    assert tfidf_scores(KINDS[kind], target, training, empty)["accuracy"] == 0
+    assert tfidf_scores(KINDS[kind], target, training, [*test, *empty])["accuracy"] == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_validation_rows_choose_the_thresholds_of_several_labels_as_for_the_model(own: bool) -> None:
     rows = [

@@ -248,8 +248,9 @@ def evaluate_run(run: Path, task: PaperTask, settings: Mapping[str, Any]) -> dic
     logits = model.logits(examples)
 
     def score(rows: list[int]) -> dict[str, float]:
-        labels = [examples[i].label for i in rows]
-        return dict(compute_metrics(model.target, logits[rows], targets[rows], labels, with_intervals=False)["metrics"])
+        labels, has_text = [examples[i].label for i in rows], [examples[i].has_text for i in rows]
+        scored = compute_metrics(model.target, logits[rows], targets[rows], labels, False, has_text=has_text)
+        return dict(scored["metrics"])
 
     metrics = score(list(range(len(examples))))
     subsets = {name: score(rows) for name, rows in task.subsets.items()}
