@@ -196,7 +196,7 @@ def parse_row_limits(text: str | None, flag: str) -> dict[str, int]:
     for part in (text or "").split(","):
         name, _, number = part.rpartition("=")
         if part.strip():
-            if not number.strip().isdigit() or int(number) < 1:
+            if not number.strip().isdecimal() or int(number) < 1:
                 raise UserError(
                     f"{flag} {text}: '{part}' is not a number of rows.", f"Use {flag} 10000 or {flag} race=1000,…"
                 )

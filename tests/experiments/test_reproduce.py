@@ -29,6 +29,7 @@ from gpt1.cli import experiments as commands
 from gpt1.config import FinetuneConfig
 from gpt1.datasets import find_data_set, require_data_set
 from gpt1.errors import GPT1Error, Interrupted
+from gpt1.errors import UserError
 from gpt1.experiments.experiment_report import SeedScores
 from gpt1.experiments.reproduce import paper, plan
 from gpt1.experiments.reproduce import reproduce as module
@@ -338,3 +339,9 @@ def test_a_diverging_run_is_reported_and_stops_no_other(
     markdown = (out / "results.md").read_text(encoding="utf-8")
     assert "Not finished: cola, scratch" in markdown
     assert "| LSTM with auxiliary LM | needs --lstm RUN | – |" in markdown
+
+
+@pytest.mark.parametrize("text", ["²", "rte=5²x", "rte=-1", "0", "1.5"])
+def test_a_limit_that_is_not_a_number_of_rows_is_an_error(text: str) -> None:
+    with pytest.raises(UserError, match=r"is not a number of rows"):
+        commands.parse_row_limits(text, "--rows")
