@@ -120,6 +120,7 @@ def average_windows(
 
 
 def ignore_empty(examples: Sequence[Example], logits: Tensor) -> Tensor:
-    """Equal logits for rows without text: equal probabilities, or the mean of the training numbers."""
+    """Equal logits for rows without text: equal probabilities. A number is the mean of the training rows, or with
+    `--score` the middle of the scores."""
     empty = torch.tensor([not example.has_text for example in examples], dtype=torch.bool)
     return logits.masked_fill(empty[:, None] & logits.isfinite(), 0.0)
