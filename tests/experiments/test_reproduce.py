@@ -28,8 +28,7 @@ from reproduction_fixtures import (
 from gpt1.cli import experiments as commands
 from gpt1.config import FinetuneConfig
 from gpt1.datasets import find_data_set, require_data_set
-from gpt1.errors import GPT1Error, Interrupted
-from gpt1.errors import UserError
+from gpt1.errors import GPT1Error, Interrupted, UserError
 from gpt1.experiments.experiment_report import SeedScores
 from gpt1.experiments.reproduce import paper, plan
 from gpt1.experiments.reproduce import reproduce as module

@@ -69,7 +69,7 @@ def reproduce(
     refuse_reserved("reproduce", given)
     resolved = runs.resolve_settings(FinetuneConfig, given)  # checks the ranges
     names = (tasks or (), methods or ())
-    limits = [{} if some is None else some for some in (rows, test_rows)]
+    limits = ({} if rows is None else rows, {} if test_rows is None else test_rows)
     request = Request(what, from_, out, data_dir, seeds, *names, *limits, lstm, left, right, given)
     request.validate()
     store = ResultStore.open(out, {"analysis": "reproduce", "model": model_facts(from_), "settings": given})

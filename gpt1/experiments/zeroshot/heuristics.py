@@ -109,21 +109,21 @@ def build_zeroshot_task(
     refuse_reserved("zeroshot", columns)
     require_count(rows, "--rows")
     check_words(words)
-    columns, with_words = given_columns(columns), {"words": words, "append": None if append == APPEND else append}
+    given, with_words = given_columns(columns), {"words": words, "append": None if append == APPEND else append}
     what = to_table(what)
     source_name = "" if isinstance(what, Table) else str(what)
     name, _, split = source_name.lower().partition(":")
     if name == WINOGRAD or source_name.endswith(".txt"):
-        refuse_unused("Winograd schemas", {"kind": kind, **columns, **with_words})
+        refuse_unused("Winograd schemas", {"kind": kind, **given, **with_words})
         return winograd_task(source_name, data_dir, split or "test", rows)
     source = load_labeled_table(what, "evaluation", data_dir)
     data = source.data_set
     for note in source.notes:
         progress.log(note)
     if data and data.name == BLIMP:
-        refuse_unused(data.title, {"kind": kind, **columns, **with_words})
+        refuse_unused(data.title, {"kind": kind, **given, **with_words})
         return minimal_pairs_task(source.table, rows)
-    task_kind, all_columns = source.kind_and_columns(kind, columns)
+    task_kind, all_columns = source.kind_and_columns(kind, given)
     examples = read_rows(source, task_kind, all_columns, progress)
     if task_kind.multiple_choice or (data and data.name == "cola"):
         refuse_unused(data.title if data else f"kind {task_kind.name}", with_words)
