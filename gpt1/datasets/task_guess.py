@@ -25,7 +25,7 @@ LABEL_COLUMN_NAMES = (
     *("similarity", "rating", "stars", "answer", "correct", "right", "y", "prediction"),
 )
 """Names of label columns, most likely first."""
-SEVERAL_LABELS_NAMES = LABEL_COLUMN_NAMES[:9]
+SEVERAL_LABELS_NAMES = LABEL_COLUMN_NAMES[: LABEL_COLUMN_NAMES.index("score")]
 """Those of a column of lists that are labels; lists under the other names may be the answers of multiple choice."""
 ENTAILMENT_LABELS = {"entailment", "neutral", "contradiction", "not_entailment", "entails"}
 ANSWER_COLUMN_PATTERN = re.compile(

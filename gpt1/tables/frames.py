@@ -12,8 +12,8 @@ from typing import Any
 from gpt1.errors import UserError
 from gpt1.tables.table import Table
 
-FRAME, ROWS = "the DataFrame", "the rows"  # names of tables in memory
-"""Name of a DataFrame in messages."""
+FRAME, ROWS = "the DataFrame", "the rows"
+"""Names of a DataFrame and of a list of rows in messages."""
 
 
 def is_frame(value: object) -> bool:

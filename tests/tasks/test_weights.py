@@ -76,24 +76,6 @@ def test_given_weights_are_scaled_to_a_mean_of_1(labels: list[str], data: Any):
     assert found == pytest.approx(expected / expected.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("labels", "one", "other"),
-    [
-        ([1, 0, 1], "1.0", "1"),
-        ([1.0, 0.0], "1", "1.0"),
-        ([True, False], "true", "True"),
-        (["a", "TRUE"], "true", "TRUE"),
-    ],
-)
-def test_class_weights_spell_a_label_as_rows_may(labels: list[Any], one: str, other: str):
-    target = Classes.from_labels(labels)
-    (meant,) = {target.canonical_label(one), target.canonical_label(other)}
-    expected = {**dict.fromkeys(target.labels, 1.0), meant: 3.0}
-    assert [class_weights(make_examples(labels), target, f"{name}=3") for name in (one, other)] == [expected, expected]
-    with pytest.raises(UserError, match=f"the label '{meant}' twice"):
-        class_weights(make_examples(labels), target, f"{one}=3,{other}=2")
-
-
 @given(n=st.integers(2, 20), data=st.data())
 def test_the_weighted_loss_is_the_log_loss_of_scikit_learn(n: int, data: Any):
     labels = data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
