@@ -324,23 +324,21 @@ def negative_log_likelihood(logits: Floats, gold: Integers) -> float:  # [n, k],
     return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(gold)), gold]).mean())
 
 
-def calibration(probabilities: ArrayLike, gold: ArrayLike, bins: int = 15) -> dict[str, Any]:
+CALIBRATION_BINS = 15
+
+
+def calibration(probabilities: ArrayLike, gold: ArrayLike) -> dict[str, Any]:
     """Expected calibration error and reliability diagram (Guo et al. 2017).
 
     Args:
         probabilities: [n, k].
         gold: [n], right column of each row.
-        bins: Bins (low, high] of equal width; a row is in the bin of its highest probability.
 
     Returns:
         `ece`: mean of |confidence - accuracy| over the bins, weighted by count. `bins`: low, high, confidence (mean
         probability), accuracy and count of the bins with rows.
     """
-    p, right = np.asarray(probabilities, dtype=np.float64), np.asarray(gold, dtype=np.int64)
-    confidence = np.clip(p.max(1), 0, 1)
-    hit = p.argmax(1) == right
-    edges = np.linspace(0, 1, bins + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    confidence, hit, index, edges = bin_by_confidence(probabilities, gold)
     found: list[dict[str, float]] = []
     for b in np.unique(index):
         rows = index == b
@@ -353,18 +351,32 @@ def calibration(probabilities: ArrayLike, gold: ArrayLike, bins: int = 15) -> di
                 "count": int(rows.sum()),
             }
         )
-    ece = sum(abs(bin["confidence"] - bin["accuracy"]) * bin["count"] for bin in found) / max(len(p), 1)
+    ece = sum(abs(bin["confidence"] - bin["accuracy"]) * bin["count"] for bin in found) / max(len(index), 1)
     return {"ece": float(ece), "bins": found}
+
+
+def bin_by_confidence(probabilities: ArrayLike, gold: ArrayLike) -> tuple[Floats, NDArray[np.bool_], Integers, Floats]:
+    """(highest probability [n], whether it is the right one [n], its bin [n], edges of the bins [bins + 1]).
+
+    The bins (low, high] have equal width.
+    """
+    p, right = np.asarray(probabilities, dtype=np.float64), np.asarray(gold, dtype=np.int64)
+    confidence = np.clip(p.max(1), 0, 1)
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
+    return confidence, p.argmax(1) == right, index, edges
 
 
 def calibration_interval(probabilities: ArrayLike, gold: ArrayLike) -> dict[str, list[float]]:
     """`ece_interval`, the 95% bootstrap interval of the expected calibration error; nothing if the rows are many."""
-    p, right = np.asarray(probabilities, dtype=np.float64), np.asarray(gold, dtype=np.int64)
-    if not 0 < len(p) < FEW_CALIBRATION_ROWS:
+    n = len(np.asarray(gold))
+    if not 0 < n < FEW_CALIBRATION_ROWS:
         return {}
-    random = np.random.default_rng(0)
-    samples = random.integers(len(p), size=(BOOTSTRAP_SAMPLES, len(p)))
-    errors = [calibration(p[rows], right[rows])["ece"] for rows in samples]
+    confidence, hit, index, _ = bin_by_confidence(probabilities, gold)
+    gaps = np.where(index[:, None] == np.arange(CALIBRATION_BINS), (confidence - hit)[:, None], 0.0)  # [n, bins]
+    samples = np.random.default_rng(0).integers(n, size=(BOOTSTRAP_SAMPLES, n))
+    counts = np.stack([np.bincount(rows, minlength=n) for rows in samples])  # [samples, n]
+    errors = np.abs(counts @ gaps).sum(1) / n  # as in `calibration`: count · (mean confidence - mean accuracy) by bin
     return {"ece_interval": [float(end) for end in np.quantile(errors, (0.025, 0.975))]}
 
 
