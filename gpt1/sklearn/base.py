@@ -153,6 +153,9 @@ class FineTunedEstimator(ModelHolder):
         weighted = [{**row, WEIGHT: w} for row, w in zip(kept.rows, weights[weights > 0].tolist(), strict=True)]
         if weights.min() < weights.max():
             how["weight"] = WEIGHT
+        for name in self.settings or {}:
+            if name in {"out", "from_", "kind", "progress", "resume", "label", "weight", *self._roles()}:
+                raise ValueError(f"settings has {name!r}, which the estimator sets itself. Remove it.")
         chosen = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         settings = {

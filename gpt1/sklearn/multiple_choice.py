@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,17 @@ class GPTChoice(ClassifierMixin, FineTunedEstimator):
         return self.predict_proba(X).argmax(1)
 
 
+def as_list(value: Any) -> list[Any]:
+    """The items of a list or another collection; [] for a text, a number and None."""
+    return [] if isinstance(value, str | bytes) or not isinstance(value, Iterable) else list(value)
+
+
 def read_questions(X: Any) -> list[tuple[Any, Any, list[Any]]]:
     """(context, question, answers) of each row; the question is None in rows that have none."""
     found = []
     for i, row in enumerate(frame_rows(X) if is_frame(X) else X):
-        cells = [row[name] for name in CHOICE if name in row] if isinstance(row, Mapping) else list(row)
-        if len(cells) not in (2, 3) or isinstance(cells[-1], str):
+        cells = [row[name] for name in CHOICE if name in row] if isinstance(row, Mapping) else as_list(row)
+        if len(cells) not in (2, 3) or not as_list(cells[-1]):
             raise ValueError(f"row {i} of X is not (context, answers) or (context, question, answers).")
         context, question, answers = cells if len(cells) == 3 else (cells[0], None, cells[1])
         found.append((context, question, list(answers)))

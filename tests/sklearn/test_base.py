@@ -1,4 +1,4 @@
-"""What all estimators that fine-tune have in common: Ctrl-C."""
+"""What all estimators that fine-tune have in common: Ctrl-C, and the settings that are theirs."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def test_ctrl_c_ends_a_cross_validation(pretrained_run: Path, table: Table, monk
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(model, texts, labels, cv=2)
     assert len(steps) == 1
+
+
+@pytest.mark.parametrize("name", ["out", "from_", "kind", "label", "weight", "text", "resume"])
+def test_settings_that_the_estimator_sets_itself_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"settings has '{name}', which the estimator sets itself"):
+        GPTClassifier(settings={name: "x"}).fit(["a", "b"], [0, 1])

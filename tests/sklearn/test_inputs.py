@@ -55,3 +55,9 @@ def test_rows_of_an_error_count_from_0_also_if_rows_without_weight_are_left_out(
     weights = [0.0, 0.0, *[1.0] * (len(questions) - 2)]
     with pytest.raises(UserError, match="X, position 4: only 1 answer"):
         GPTChoice(str(pretrained_run), **QUICK).fit(questions, [0] * len(questions), sample_weight=weights)
+
+
+@pytest.mark.parametrize("row", [("a", None), ("a", 3), ("a", []), ("a", "b"), ("a",), None, 7, "ab"])
+def test_rows_that_are_no_questions_are_refused(row: Any):
+    with pytest.raises(ValueError, match=r"row 1 of X is not \(context, answers\)"):
+        GPTChoice().fit([("a", ["b", "c"]), row], [0, 0])
