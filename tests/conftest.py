@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,12 @@ settings.load_profile("gpt1")
 
 # Their docstrings are English prose that every Python has.
 MODULES = ("argparse", "configparser", "difflib", "json", "logging", "random", "shutil", "statistics", "textwrap")
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """`-n auto`: one worker more than there are cores, since tests wait for processes, servers and the browser."""
+    return (yield) + 1
 
 
 def shared_folder() -> Path | None:
