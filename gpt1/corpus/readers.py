@@ -19,7 +19,16 @@ from typing import Any, Literal, TypeAlias
 from gpt1.errors import UserError
 from gpt1.files.foreign import check_regular
 from gpt1.files.names import DOCUMENTS_FILE, MANIFEST
-from gpt1.files.reading import InputFile, file_format, filesystem, is_url, not_found_error, open_input, split_chain
+from gpt1.files.reading import (
+    InputFile,
+    file_format,
+    filesystem,
+    is_url,
+    not_found_error,
+    open_input,
+    split_chain,
+    without_query,
+)
 from gpt1.tables.rows import SPREADSHEETS, TABLE_FORMATS, stream_rows, text_field
 
 TEXT_FORMATS = ("txt", "md")
@@ -173,7 +182,7 @@ def remote_sources(url: str) -> list[Source]:
     """The files of an fsspec URL of a file, a folder or a glob pattern, as those of a local one."""
     try:
         system, path = filesystem(url)
-        names, parent = [path], path.rstrip("/").rpartition("/")[0]
+        names, parent = [path], without_query(path).rstrip("/").rpartition("/")[0]
         if system.isdir(path):
             names = visible_files(system.find(path), path)
             if not names and is_remote_corpus(system, path):
@@ -192,8 +201,9 @@ def remote_sources(url: str) -> list[Source]:
         raise UserError(f"{url} cannot be read: {error}.", "Check the URL and its permissions.") from None
     files = [(str(info["name"]), int(info.get("size") or 0)) for info in infos if info["type"] == "file"]
     sources = [
-        Source(file_url(system, url, path, name), size, kind, name.removeprefix(parent).strip("/"), len(files) == 1)
+        Source(file_url(system, url, path, name), size, kind, shown, len(files) == 1)
         for name, size in files
+        for shown in [without_query(name).removeprefix(parent).strip("/")]  # a corpus stores it: no token of the query
         if (kind := document_format(name))
     ]
     if not sources:

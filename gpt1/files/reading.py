@@ -39,7 +39,7 @@ MAGIC = {
 def file_format(path: str | Path) -> tuple[str, str]:
     """(extension, compression), lower-case without dots: `a.JSONL.xz` → ("jsonl", "xz"), `a.csv` → ("csv", "")."""
     name = split_chain(str(path))[1] if is_url(path) else str(path)
-    name = name.partition("?")[0] if name.startswith(("http://", "https://")) else name
+    name = without_query(name)
     stem, dot, extension = Path(name).name.lower().rpartition(".")
     compression = extension if extension in COMPRESSIONS and stem else ""
     if compression:
@@ -52,6 +52,11 @@ def file_format(path: str | Path) -> tuple[str, str]:
 def is_url(path: str | Path) -> bool:
     """Whether a path begins with a protocol. A text that contains a link is not a URL."""
     return URL_START.match(str(path)) is not None
+
+
+def without_query(url: str) -> str:
+    """A web address without its query, which may contain a token; any other name unchanged."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def split_chain(url: str) -> tuple[list[str], str, list[str]]:

@@ -8,8 +8,11 @@ import lzma
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
+from threading import Thread
 
 import fsspec
 import pytest
@@ -247,6 +250,18 @@ def test_the_files_of_an_archive_are_read_by_its_url(archive: str, tmp_path: Pat
 def test_the_url_of_a_file_keeps_the_server(url: str, path: str, name: str, expected: str) -> None:
     """Not every file system is installed, or reachable from here."""
     assert file_url(None, url, path, name) == expected
+
+
+def test_a_corpus_does_not_store_the_query_of_a_web_address(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.txt?key=AK/2026/x&token=SECRET"
+        (source,) = list_sources([url])
+        found = read_texts(url)
+        server.shutdown()
+    assert (source.path, source.name, found) == (url, "a.txt", ["some text"])
 
 
 def test_an_empty_name_is_an_error_and_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
