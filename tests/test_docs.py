@@ -215,7 +215,7 @@ def test_the_index_names_every_page():
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     pages = {page.name for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.ipynb")]} - {"index.md"}
     pages |= {f"../{page.name}" for page in ROOT.glob("*.md")}
-    assert pages <= set(re.findall(r"\]\((\S+?)\)", index))
+    assert pages <= set(re.findall(r"^- \[[^]]*\]\((\S+?)\)", index, re.M))  # of these docs/conf.py makes the sidebar
 
 
 PAPER = [
