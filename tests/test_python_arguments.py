@@ -87,7 +87,7 @@ SETTINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "workers=1.5 is not a whole number of at least 1",
     ),
     "half a token": (lambda _: Tokenizer.train(["a"], 8.5), "vocab_size 8.5 is not a whole number"),  # type: ignore[arg-type]
-    "no pipeline": (lambda _: Tokenizer.train(["a"], 300, pipeline=3), "there is no pipeline '3'"),  # type: ignore[arg-type]
+    "no pipeline": (lambda _: Tokenizer.train(["a"], 300, pipeline=3), "unknown pipeline '3'"),  # type: ignore[arg-type]
     "text seeds": (lambda out: gpt1.curve(ROWS, out=out, seeds="2", **REVIEWS), "seeds='2' is not a whole number"),
     "no seed": (lambda out: gpt1.curve(ROWS, out=out, seeds=0, **REVIEWS), "seeds=0 is not .* of at least 1"),
     "one size": (lambda out: gpt1.curve(ROWS, out=out, sizes=8, **REVIEWS), "sizes=8 is not a list"),

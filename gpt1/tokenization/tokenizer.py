@@ -173,7 +173,7 @@ class Tokenizer:
         if pipeline not in PIPELINES:
             choices = ["auto", *PIPELINES]
             raise UserError(
-                f"there is no pipeline '{pipeline}'.{did_you_mean(str(pipeline), choices)}",
+                f"unknown pipeline '{pipeline}'.{did_you_mean(str(pipeline), choices)}",
                 f"Choices: {', '.join(choices)}.",
             )
         vocabulary, merges = PIPELINES[pipeline].learn(texts, vocab_size)
